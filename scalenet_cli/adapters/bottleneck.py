@@ -1,0 +1,68 @@
+"""Adapters of two thin Linears beside a tied one: the paper's parallel adapter, and LoRA."""
+
+# Shape legend: B batch, N tokens, I in features, O out features, D adapter dim.
+
+from collections.abc import Callable, Mapping
+from typing import Final, final
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from scalenet_cli.errors import AdapterTooWide
+
+ACTIVATIONS: Final[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+@final
+class BottleneckAdapter(nn.Module):
+    """Computes ``up(activation(down(x)))``, added to the output of one tied Linear.
+
+    Without an activation this is LoRA at scale 1. ``up`` starts at zero: a fresh instance computes
+    exactly what its source block computes, and only ``up`` receives a gradient in the first step.
+
+    Shapes:
+        x_BNI -> (B, N, O); down.weight is (D, I), up.weight is (O, D). No biases, no scale: the
+        published parameter counts match only so.
+    Units:
+        D*(I + O) parameters; 2*B*N*D*(I + O) FLOPs (1 multiply-add = 2 FLOPs; the activation is not
+        counted).
+    Raises:
+        AdapterTooWide: D >= min(I, O), which is no bottleneck any more.
+    Source:
+        Eq. 9 of ScaleNet (arXiv:2510.18431), after He et al. (arXiv:2110.04366); LoRA after Hu et
+        al. (arXiv:2106.09685).
+    """
+
+    zero_at_start = ("up.weight",)
+
+    def __init__(self, core: nn.Linear, dim: int, activation: str | None) -> None:
+        super().__init__()
+        narrow = min(core.in_features, core.out_features)
+        if dim >= narrow:
+            raise AdapterTooWide(
+                f"adapter.dim is {dim}, but a Linear of {core.in_features} to {core.out_features} "
+                f"features has room for at most {narrow - 1}",
+                hint="lower adapter.dim, or leave this Linear out of adapter.targets",
+                field=("adapter", "dim"),
+            )
+        like = {"device": "meta", "dtype": core.weight.dtype}
+        self.activation = activation
+        self.down = nn.Linear(core.in_features, dim, bias=False, **like)
+        self.up = nn.Linear(dim, core.out_features, bias=False, **like)
+
+    def adjust(self, y_BNO: torch.Tensor, x_BNI: torch.Tensor) -> torch.Tensor:
+        """``y_BNO + up(activation(down(x_BNI)))``, without a second tensor of the size of y."""
+        h_BND = self.down(x_BNI)
+        if self.activation is not None:
+            h_BND = ACTIVATIONS[self.activation](h_BND)
+        flat = torch.addmm(y_BNO.flatten(0, -2), h_BND.flatten(0, -2), self.up.weight.t())
+        return flat.view_as(y_BNO)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"activation={self.activation}"

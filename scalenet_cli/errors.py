@@ -1,0 +1,343 @@
+"""Every failure that a user can cause, as one tree.
+
+ScalenetError
+|-- UsageError          exit 2: options, targets, outputs
+|   |-- OptionError
+|   `-- OutputExists
+|-- PlanError           exit 2: the plan, or the plan against a model
+|   |-- PlanErrors      several of them at once
+|   |-- PlanUnreadable, PlanSyntax, PlanSchema, UnknownRecipe
+|   |-- ScopeOutOfRange, SourceOutOfRange, SourceMissing, CrossStageTie, FactorMismatch, PlanTooDeep
+|   |-- PlanChangesNothing, TrainGroupMissing, DropPathUnsupported, StartUnsupported
+|   `-- AdapterTooWide, TargetMatchesNothing
+|-- CheckpointError     exit 3: foreign input
+|   |-- CheckpointNotFound, CheckpointUnreadable, CheckpointUnsafe, CheckpointIncomplete
+|   |-- UnknownArchitecture, AmbiguousArchitecture, ArchitectureMismatch, UnsupportedTensor
+|   `-- MissingExtra, DownloadFailed
+|-- SurgeryError        exit 3: a model that a family does not describe
+|   `-- UnknownBlockTensor
+|-- BundleError         exit 3: our own folder
+|   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe
+|   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
+`-- ThresholdMissed     exit 4: --max-params, --max-macs
+"""
+
+from typing import ClassVar
+
+YamlPath = tuple[str | int, ...]
+
+
+class ScalenetError(Exception):
+    """A failure that the user can act on: a fact, a place and a next step.
+
+    ``field`` is the YAML path of the plan entry at fault, so that whoever holds the plan's text can
+    turn it into file and line.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        fact: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        field: YamlPath | None = None,
+    ) -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.where = where
+        self.hint = hint
+        self.field = field
+
+    def __str__(self) -> str:
+        lines = [f"error[{self.code}]: {self.fact}"]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.hint:
+            lines.append(f"  hint:  {self.hint}")
+        return "\n".join(lines)
+
+
+class UsageError(ScalenetError):
+    """The command line cannot be carried out as it stands."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class OptionError(UsageError):
+    """An option's value cannot be used."""
+
+    code = "option"
+
+
+class OutputExists(UsageError):
+    """The output is there already and may not be replaced."""
+
+    code = "output-exists"
+
+
+class PlanError(ScalenetError):
+    """A plan is wrong, or does not fit the model."""
+
+    code = "plan"
+    exit_code = 2
+
+
+class PlanErrors(PlanError):
+    """All mistakes of one plan."""
+
+    code = "plan-errors"
+
+    def __init__(self, errors: tuple[PlanError, ...]) -> None:
+        super().__init__(f"{len(errors)} mistakes")
+        self.errors = errors
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
+class PlanUnreadable(PlanError):
+    """The plan's file cannot be read, or is too large."""
+
+    code = "plan-unreadable"
+
+
+class PlanSyntax(PlanError):
+    """The plan is not YAML that we accept."""
+
+    code = "plan-syntax"
+
+
+class PlanSchema(PlanError):
+    """A key or value of the plan is not in the schema."""
+
+    code = "plan-schema"
+
+
+class UnknownRecipe(PlanError):
+    """No plan file and no shipped recipe has this name."""
+
+    code = "unknown-recipe"
+
+
+class ScopeOutOfRange(PlanError):
+    """The scope names a stage or block that the model does not have."""
+
+    code = "scope-out-of-range"
+
+
+class SourceOutOfRange(PlanError):
+    """The mapping names a source block that the stage does not have."""
+
+    code = "source-out-of-range"
+
+
+class SourceMissing(PlanError):
+    """The mapping leaves a pretrained block out, or repeats one outside the scope."""
+
+    code = "source-missing"
+
+
+class CrossStageTie(PlanError):
+    """One list of sources would tie blocks of different stages."""
+
+    code = "cross-stage-tie"
+
+
+class FactorMismatch(PlanError):
+    """The target depth is no whole number, or shrinks the model."""
+
+    code = "factor-mismatch"
+
+
+class PlanTooDeep(PlanError):
+    """The plan asks for more blocks than any model can use."""
+
+    code = "plan-too-deep"
+
+
+class PlanChangesNothing(PlanError):
+    """The scaled model would be the source model."""
+
+    code = "plan-changes-nothing"
+
+
+class TrainGroupMissing(PlanError):
+    """The train set names a group that the scaled model does not have."""
+
+    code = "train-group-missing"
+
+
+class DropPathUnsupported(PlanError):
+    """The family has no stochastic depth."""
+
+    code = "drop-path-unsupported"
+
+
+class StartUnsupported(PlanError):
+    """The start cannot do what it promises on this family."""
+
+    code = "start-unsupported"
+
+
+class AdapterTooWide(PlanError):
+    """The adapter's dim is no bottleneck of the Linear it belongs to."""
+
+    code = "adapter-too-wide"
+
+
+class TargetMatchesNothing(PlanError):
+    """An adapter target matches no Linear of a block."""
+
+    code = "target-matches-nothing"
+
+
+class CheckpointError(ScalenetError):
+    """A checkpoint cannot be used."""
+
+    code = "checkpoint"
+    exit_code = 3
+
+
+class CheckpointNotFound(CheckpointError):
+    """Nothing is at that path."""
+
+    code = "checkpoint-not-found"
+
+
+class CheckpointUnreadable(CheckpointError):
+    """The file is not a checkpoint, or is damaged."""
+
+    code = "checkpoint-unreadable"
+
+
+class CheckpointUnsafe(CheckpointError):
+    """The file would run code when it is read."""
+
+    code = "checkpoint-unsafe"
+
+
+class CheckpointIncomplete(CheckpointError):
+    """A file or tensor of the checkpoint is missing."""
+
+    code = "checkpoint-incomplete"
+
+
+class UnknownArchitecture(CheckpointError):
+    """No family knows this architecture."""
+
+    code = "unknown-architecture"
+
+
+class AmbiguousArchitecture(CheckpointError):
+    """Several architectures fit, and they differ in meaning."""
+
+    code = "ambiguous-architecture"
+
+
+class ArchitectureMismatch(CheckpointError):
+    """The architecture and the tensors disagree."""
+
+    code = "architecture-mismatch"
+
+
+class UnsupportedTensor(CheckpointError):
+    """A tensor has a type that cannot be scaled, such as quantised weights."""
+
+    code = "unsupported-tensor"
+
+
+class MissingExtra(CheckpointError):
+    """An optional package is needed for this family."""
+
+    code = "missing-extra"
+
+
+class DownloadFailed(CheckpointError):
+    """A hub reference could not be fetched."""
+
+    code = "download-failed"
+
+
+class SurgeryError(ScalenetError):
+    """A model is not built as its family states."""
+
+    code = "surgery"
+    exit_code = 3
+
+
+class UnknownBlockTensor(SurgeryError):
+    """A block has a tensor of which the family does not say whether it is tied."""
+
+    code = "unknown-block-tensor"
+
+
+class BundleError(ScalenetError):
+    """A bundle cannot be read or written."""
+
+    code = "bundle"
+    exit_code = 3
+
+
+class NotABundle(BundleError):
+    """The folder has no manifest."""
+
+    code = "not-a-bundle"
+
+
+class BundleFormatUnknown(BundleError):
+    """The manifest is of a format that this version does not know."""
+
+    code = "bundle-format-unknown"
+
+
+class ManifestUnreadable(BundleError):
+    """The manifest is damaged or contradicts itself."""
+
+    code = "manifest-unreadable"
+
+
+class BundlePathUnsafe(BundleError):
+    """The manifest points outside its folder."""
+
+    code = "bundle-path-unsafe"
+
+
+class BundleFileMissing(BundleError):
+    """A file that the manifest lists is missing or has another size."""
+
+    code = "bundle-file-missing"
+
+
+class BundleDigestMismatch(BundleError):
+    """A tensor or file is not what was written."""
+
+    code = "bundle-digest-mismatch"
+
+
+class BundleTieBroken(BundleError):
+    """A tie of the manifest does not hold in the model."""
+
+    code = "bundle-tie-broken"
+
+
+class SourceMismatch(BundleError):
+    """The bundle's base is not the checkpoint that was given."""
+
+    code = "source-mismatch"
+
+
+class OutputUnwritable(BundleError):
+    """The output cannot be written: no permission, no space, no folder."""
+
+    code = "output-unwritable"
+
+
+class ThresholdMissed(ScalenetError):
+    """A threshold on the command line was missed."""
+
+    code = "threshold-missed"
+    exit_code = 4

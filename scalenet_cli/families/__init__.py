@@ -1,0 +1,35 @@
+"""The table of families. A family's module is imported on first use: it brings timm or HF along."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Final, cast
+
+from scalenet_cli.errors import MissingExtra, UnknownArchitecture
+from scalenet_cli.families.base import Family
+
+FAMILIES: Final[Mapping[str, str]] = {
+    "vit": "scalenet_cli.families.vit:VIT",
+    "swin": "scalenet_cli.families.swin:SWIN",
+    "llama": "scalenet_cli.families.llama:LLAMA",
+}
+
+
+def family(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        UnknownArchitecture: no such family.
+        MissingExtra: the library it stands on is not installed.
+    """
+    if name not in FAMILIES:
+        raise UnknownArchitecture(
+            f"no family is called {name}", hint=f"families: {', '.join(FAMILIES)}"
+        )
+    module, attribute = FAMILIES[name].split(":")
+    try:
+        return cast(Family, getattr(import_module(module), attribute))
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"the {name} family needs the package {error.name}",
+            hint="pip install 'scalenet-cli[language]'",
+        ) from None

@@ -1,0 +1,144 @@
+"""What a family has to say about its models. Nothing here imports torch at run time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from scalenet_cli.plan.layout import Layout
+
+# What happens to a tensor that is not part of any block.
+OuterGroup = Literal["norms", "embeddings", "head"]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Enough to build the source model without its weights: pure JSON values.
+
+    ``arguments`` are timm's keyword arguments, or the whole Hugging Face config.
+    """
+
+    family: str
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRef:
+    """A run of blocks with one width: where its container is, how deep and how wide it is."""
+
+    path: str
+    depth: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """The parts of one block, as module paths inside it.
+
+    Every parameter of a block lies below exactly one of ``attention``, ``mlp``, ``norms`` and
+    ``others``; surgery refuses a block for which that does not hold.
+
+    Attributes:
+        attention, mlp: Linears, in the order of execution.
+        closing: the last Linear of each residual branch; a gate goes here.
+        norms: normalisation modules.
+        others: further modules that are tied, such as layer scale or a bias table.
+        drop_paths: stochastic depth modules; empty where the family has none.
+        norm_after_closing: a norm follows the closing Linears, and cancels a factor on them.
+    """
+
+    attention: tuple[str, ...]
+    mlp: tuple[str, ...]
+    closing: tuple[str, ...]
+    norms: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    drop_paths: tuple[str, ...] = ()
+    norm_after_closing: bool = False
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """All Linears of the block."""
+        return self.attention + self.mlp
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """All modules that instances share."""
+        return self.linears + self.others
+
+
+@dataclass(frozen=True, slots=True)
+class RandomInit:
+    """Normal weights of this standard deviation, zero biases, norms at this value."""
+
+    std: float
+    norm: float
+
+
+class Family(Protocol):
+    """A kind of model: stated facts, never probed ones."""
+
+    @property
+    def name(self) -> str:
+        """The key in FAMILIES."""
+        ...
+
+    def build(self, architecture: Architecture) -> "nn.Module":
+        """The model with parameters on the meta device and real buffers."""
+        ...
+
+    def stages(self, model: "nn.Module") -> tuple[StageRef, ...]:
+        """The runs of blocks, in the order of execution."""
+        ...
+
+    def anatomy(self, block: "nn.Module") -> Anatomy:
+        """The parts of one block, after :meth:`prepare`."""
+        ...
+
+    def prepare(self, block: "nn.Module") -> None:
+        """Turns tied parameters that are not part of a Linear into modules of their own.
+
+        A shared Parameter comes apart under ``to_empty`` and ``load_state_dict(assign=True)``; a
+        shared module does not. ``block`` is a clone: the source model is not touched.
+        """
+        ...
+
+    def group(self, key: str) -> OuterGroup | None:
+        """The group of a tensor outside all blocks; None where the family does not know it."""
+        ...
+
+    def shared_objects(self, model: "nn.Module") -> Sequence[object]:
+        """Objects that a cloned block goes on sharing with its model, such as the HF config."""
+        ...
+
+    def drop_path(self, rate: float) -> "nn.Module":
+        """A stochastic depth module."""
+        ...
+
+    def default_drop_path(self, model: "nn.Module") -> float:
+        """The paper's stochastic depth for a model of this size."""
+        ...
+
+    def random_init(self, model: "nn.Module") -> RandomInit:
+        """How the family draws the tensors of a new block."""
+        ...
+
+    def repair(self, model: "nn.Module", layout: "Layout") -> None:
+        """Whatever in the model counts blocks: cache slots, config lists, feature tables."""
+        ...
+
+    def finish(self, model: "nn.Module", folder: "Path") -> None:
+        """What a loaded model needs beyond its tensors, from the files of its folder."""
+        ...
+
+    def default_input_size(self, model: "nn.Module") -> int:
+        """Image side in pixels, or sequence length in tokens, that counts refer to."""
+        ...
+
+    def example_inputs(self, model: "nn.Module", size: int, device: str) -> dict[str, Any]:
+        """Keyword arguments of one forward pass over one sample."""
+        ...

@@ -1,0 +1,189 @@
+"""Hugging Face decoders of the Llama kind, those with a list of layer types included."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
+from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
+from scalenet_cli.plan.layout import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class ModelType:
+    """What differs between the config's ``model_type`` values."""
+
+    config_class: str
+    model_class: str
+    anatomy: Anatomy
+    per_layer_lists: tuple[str, ...] = ()
+
+
+_PRE_NORM: Final = Anatomy(
+    attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    mlp=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    closing=("self_attn.o_proj", "mlp.down_proj"),
+    norms=("input_layernorm", "post_attention_layernorm"),
+)
+_HEAD_NORMS: Final = ("self_attn.q_norm", "self_attn.k_norm")
+
+
+def _with_norms(*norms: str, norm_after_closing: bool = False) -> Anatomy:
+    return Anatomy(
+        attention=_PRE_NORM.attention,
+        mlp=_PRE_NORM.mlp,
+        closing=_PRE_NORM.closing,
+        norms=(*_PRE_NORM.norms, *norms),
+        norm_after_closing=norm_after_closing,
+    )
+
+
+_SANDWICH: Final = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+_LAYER_TYPES: Final = ("layer_types",)
+
+MODEL_TYPES: Final[Mapping[str, ModelType]] = {
+    "llama": ModelType("LlamaConfig", "LlamaForCausalLM", _PRE_NORM),
+    "mistral": ModelType("MistralConfig", "MistralForCausalLM", _PRE_NORM),
+    "qwen2": ModelType("Qwen2Config", "Qwen2ForCausalLM", _PRE_NORM, _LAYER_TYPES),
+    "qwen3": ModelType("Qwen3Config", "Qwen3ForCausalLM", _with_norms(*_HEAD_NORMS), _LAYER_TYPES),
+    "gemma2": ModelType(
+        "Gemma2Config",
+        "Gemma2ForCausalLM",
+        _with_norms(*_SANDWICH, norm_after_closing=True),
+        _LAYER_TYPES,
+    ),
+    "gemma3_text": ModelType(
+        "Gemma3TextConfig",
+        "Gemma3ForCausalLM",
+        _with_norms(*_SANDWICH, *_HEAD_NORMS, norm_after_closing=True),
+        _LAYER_TYPES,
+    ),
+}
+
+# Buffers that old versions of transformers wrote beside the weights.
+DERIVED: Final = ("*.rotary_emb.inv_freq", "*.self_attn.bias", "*.self_attn.masked_bias")
+_GROUPS: Final[tuple[tuple[str, OuterGroup], ...]] = (
+    ("model.embed_tokens.*", "embeddings"),
+    ("model.norm.*", "norms"),
+    ("lm_head.*", "head"),
+)
+
+
+def model_type(config: Mapping[str, Any]) -> ModelType:
+    """What we know about a config.
+
+    Raises:
+        UnknownArchitecture: a model type that no family describes.
+    """
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in MODEL_TYPES:
+        raise UnknownArchitecture(
+            f"config.json names the model type {name!r}",
+            hint=f"supported model types: {', '.join(MODEL_TYPES)}",
+        )
+    return MODEL_TYPES[name]
+
+
+@final
+class LlamaFamily:
+    """One stage, ``model.layers``."""
+
+    name = "llama"
+
+    def build(self, architecture: Architecture) -> "nn.Module":
+        """See Family. The class comes from our table: no code of a checkpoint is ever run."""
+        import transformers
+        from accelerate import init_empty_weights
+        from huggingface_hub.errors import StrictDataclassError
+
+        kind = model_type(architecture.arguments)
+        config_class = getattr(transformers, kind.config_class)
+        model_class = getattr(transformers, kind.model_class)
+        try:
+            config = config_class.from_dict(dict(architecture.arguments))
+            with init_empty_weights(include_buffers=False):
+                model: nn.Module = model_class(config)
+        except (
+            StrictDataclassError,
+            TypeError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+            ZeroDivisionError,
+        ) as error:
+            raise ArchitectureMismatch(f"transformers refuses the config: {error}") from None
+        model.tie_weights()
+        return model.eval()
+
+    def stages(self, model: "nn.Module") -> tuple[StageRef, ...]:
+        """See Family."""
+        return (StageRef("model.layers", len(model.model.layers), model.config.hidden_size),)
+
+    def anatomy(self, block: "nn.Module") -> Anatomy:
+        """See Family."""
+        return MODEL_TYPES[block.self_attn.config.model_type].anatomy
+
+    def prepare(self, block: "nn.Module") -> None:
+        """See Family. Nothing to do: all tied tensors are in Linears."""
+
+    def group(self, key: str) -> OuterGroup | None:
+        """See Family. A tied head is the embedding's tensor, so it counts there."""
+        return next((group for pattern, group in _GROUPS if fnmatchcase(key, pattern)), None)
+
+    def shared_objects(self, model: "nn.Module") -> Sequence[object]:
+        """The config: attention reads it, and repair() changes it once for all."""
+        return (model.config,)
+
+    def drop_path(self, rate: float) -> "nn.Module":
+        """See Family. Never called: the anatomy has no drop paths."""
+        raise NotImplementedError
+
+    def default_drop_path(self, model: "nn.Module") -> float:
+        """These models have no stochastic depth."""
+        return 0.0
+
+    def random_init(self, model: "nn.Module") -> RandomInit:
+        """The config's range; Gemma's norms multiply by one plus their weight."""
+        norm = 0.0 if model.config.model_type.startswith("gemma") else 1.0
+        return RandomInit(std=float(model.config.initializer_range), norm=norm)
+
+    def repair(self, model: "nn.Module", layout: Layout) -> None:
+        """Cache slots, and every list of the config with one entry per layer."""
+        (stage,) = layout.stages
+        config = model.config
+        for name in MODEL_TYPES[config.model_type].per_layer_lists:
+            values = getattr(config, name)
+            setattr(config, name, [values[instance.source] for instance in stage.instances])
+        config.num_hidden_layers = len(stage.instances)
+        for instance, block in zip(stage.instances, model.model.layers, strict=True):
+            # HF picks the KV-cache slot by layer_idx, so instances may not share it.
+            for module in block.modules():
+                if "layer_idx" in vars(module):
+                    module.layer_idx = instance.position
+
+    def finish(self, model: "nn.Module", folder: Path) -> None:
+        """The generation config that the source came with."""
+        from transformers import GenerationConfig
+
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+
+    def default_input_size(self, model: "nn.Module") -> int:
+        """512 tokens, or the context where that is shorter."""
+        return min(512, int(model.config.max_position_embeddings))
+
+    def example_inputs(self, model: "nn.Module", size: int, device: str) -> dict[str, Any]:
+        """One sequence of ``size`` tokens."""
+        import torch
+
+        tokens = torch.zeros(1, size, dtype=torch.long, device=device)
+        # With a cache transformers does not look for packed sequences, which needs real values.
+        return {"input_ids": tokens, "use_cache": True}
+
+
+LLAMA: Final = LlamaFamily()

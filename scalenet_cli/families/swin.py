@@ -1,0 +1,94 @@
+"""timm's Swin transformers: four stages, window attention with a relative position bias table."""
+
+from typing import Final, final
+
+import torch
+from timm.models.swin_transformer import WindowAttention
+from torch import nn
+
+from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
+from scalenet_cli.families.timm_models import TimmFamily
+from scalenet_cli.plan.layout import Layout
+
+_GROUPS: Final[tuple[tuple[str, OuterGroup], ...]] = (
+    ("patch_embed.norm.*", "norms"),
+    ("patch_embed.*", "embeddings"),
+    ("layers.*.downsample.norm.*", "norms"),
+    # Patch merging is the embedding of the next stage: it is tied to nothing.
+    ("layers.*.downsample.reduction.*", "embeddings"),
+    ("norm.*", "norms"),
+    ("head.*", "head"),
+)
+
+
+@final
+class BiasTable(nn.Module):
+    """Owns a relative position bias table, so that instances can share a module.
+
+    Shapes:
+        table is ((2*Wh - 1) * (2*Ww - 1), heads).
+    """
+
+    def __init__(self, table: nn.Parameter) -> None:
+        super().__init__()
+        self.table = table
+
+
+@final
+class SharedTableAttention(WindowAttention):  # type: ignore[misc]
+    """timm's WindowAttention with its bias table in a module; it computes the same."""
+
+    # Read by timm's forward. A property wins over the Parameter that prepare() takes away.
+    @property
+    def relative_position_bias_table(self) -> torch.Tensor:
+        """The table that the instances of this block share."""
+        return self.bias.table
+
+
+def _stages(model: nn.Module) -> tuple[StageRef, ...]:
+    return tuple(
+        StageRef(f"layers.{index}.blocks", len(stage.blocks), stage.blocks[0].dim)
+        for index, stage in enumerate(model.layers)
+    )
+
+
+def _anatomy(block: nn.Module) -> Anatomy:
+    return Anatomy(
+        attention=("attn.qkv", "attn.proj"),
+        mlp=("mlp.fc1", "mlp.fc2"),
+        closing=("attn.proj", "mlp.fc2"),
+        norms=("norm1", "norm2"),
+        others=("attn.bias",),
+        drop_paths=("drop_path1", "drop_path2"),
+    )
+
+
+def _prepare(block: nn.Module) -> None:
+    """The bias table is a Parameter of the attention in timm; it becomes a module."""
+    attention = block.attn
+    table = attention.relative_position_bias_table
+    del attention.relative_position_bias_table
+    attention.__class__ = SharedTableAttention
+    attention.bias = BiasTable(table)
+
+
+def _default_drop_path(model: nn.Module) -> float:
+    """0.5 for Swin-B, 0.2 for smaller ones (the paper's settings)."""
+    return 0.5 if model.layers[0].blocks[0].dim >= 128 else 0.2
+
+
+def _repair(model: nn.Module, layout: Layout) -> None:
+    """Each stage keeps its number of blocks."""
+    for stage, slots in zip(model.layers, layout.stages, strict=True):
+        stage.depth = len(slots.instances)
+
+
+SWIN: Final = TimmFamily(
+    name="swin",
+    groups=_GROUPS,
+    stages=_stages,
+    anatomy=_anatomy,
+    prepare=_prepare,
+    default_drop_path=_default_drop_path,
+    repair=_repair,
+)

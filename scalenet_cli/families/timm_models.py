@@ -1,0 +1,143 @@
+"""What the timm families share: building without weights, and the numbers of the data pipeline."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, final
+
+import timm
+import torch
+from accelerate import init_empty_weights
+from timm.layers import DropPath
+from timm.models import is_model_in_modules, list_models
+from torch import nn
+
+from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
+from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
+from scalenet_cli.plan.layout import Layout
+
+# timm keeps these in the model's pretrained_cfg; they are no constructor arguments.
+PREPROCESSING: Final = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+# create_model would read a file, a URL or a hub for these.
+FORBIDDEN: Final = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+)
+MODULES: Final[Mapping[str, tuple[str, ...]]] = {
+    "vit": ("deit", "vision_transformer"),
+    "swin": ("swin_transformer",),
+}
+
+
+def family_of(name: str) -> str | None:
+    """The family of a timm architecture, by the module that defines it."""
+    base = name.split(".")[0]
+    if base not in list_models():
+        return None
+    return next((f for f, modules in MODULES.items() if is_model_in_modules(base, modules)), None)
+
+
+def known_family(name: str) -> str:
+    """The family of a timm architecture.
+
+    Raises:
+        UnknownArchitecture: not in timm, or in no family.
+    """
+    found = family_of(name)
+    if found is None:
+        from difflib import get_close_matches
+
+        names = [n for f in MODULES.values() for m in f for n in list_models(module=m)]
+        close = get_close_matches(name.split(".")[0], names, n=3, cutoff=0.5)
+        raise UnknownArchitecture(
+            f"no timm architecture of a supported family is called {name}",
+            hint=f"did you mean {', '.join(close)}?"
+            if close
+            else "supported are timm's vision_transformer, deit and swin_transformer models",
+        )
+    return found
+
+
+def build_timm(architecture: Architecture) -> nn.Module:
+    """The timm model with parameters on the meta device and real buffers.
+
+    Raises:
+        UnknownArchitecture: not a name of timm's registry.
+        ArchitectureMismatch: timm refuses the arguments.
+    """
+    known_family(architecture.name)
+    arguments = dict(architecture.arguments)
+    refused = sorted(FORBIDDEN & arguments.keys())
+    if refused:
+        raise ArchitectureMismatch(
+            f"{refused[0]} is no argument of an architecture", where=architecture.name
+        )
+    overlay = {key: arguments.pop(key) for key in PREPROCESSING if key in arguments}
+    if "norm_eps" in arguments:
+        arguments["norm_layer"] = partial(nn.LayerNorm, eps=float(arguments.pop("norm_eps")))
+    try:
+        with init_empty_weights(include_buffers=False):
+            return timm.create_model(
+                architecture.name,
+                pretrained=False,
+                pretrained_cfg_overlay=overlay or None,
+                **arguments,
+            )
+    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, IndexError) as error:
+        raise ArchitectureMismatch(
+            f"timm refuses the arguments of {architecture.name}: {error}",
+            hint="--model-kwargs takes timm's own argument names, and norm_eps",
+        ) from None
+
+
+def preprocessing(model: nn.Module) -> dict[str, Any]:
+    """How images of this model are prepared, with timm's names."""
+    config = model.pretrained_cfg
+    return {key: config[key] for key in PREPROCESSING if config.get(key) is not None}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TimmFamily:
+    """A family of timm models; what differs between them is given as functions and a table."""
+
+    name: str
+    groups: tuple[tuple[str, OuterGroup], ...]
+    stages: Callable[[nn.Module], tuple[StageRef, ...]]
+    anatomy: Callable[[nn.Module], Anatomy]
+    prepare: Callable[[nn.Module], None]
+    default_drop_path: Callable[[nn.Module], float]
+    repair: Callable[[nn.Module, Layout], None]
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """See Family."""
+        return build_timm(architecture)
+
+    def group(self, key: str) -> OuterGroup | None:
+        """See Family."""
+        return next((group for pattern, group in self.groups if fnmatchcase(key, pattern)), None)
+
+    def shared_objects(self, model: nn.Module) -> Sequence[object]:
+        """See Family."""
+        return ()
+
+    def drop_path(self, rate: float) -> nn.Module:
+        """See Family. timm, too, leaves an Identity where the rate is 0."""
+        return DropPath(rate) if rate > 0 else nn.Identity()
+
+    def random_init(self, model: nn.Module) -> RandomInit:
+        """timm draws Linears and bias tables of these models with 0.02."""
+        return RandomInit(std=0.02, norm=1.0)
+
+    def finish(self, model: nn.Module, folder: Path) -> None:
+        """See Family."""
+
+    def default_input_size(self, model: nn.Module) -> int:
+        """See Family."""
+        return int(model.patch_embed.img_size[0])
+
+    def example_inputs(self, model: nn.Module, size: int, device: str) -> dict[str, Any]:
+        """See Family."""
+        channels = model.patch_embed.proj.in_channels
+        return {"x": torch.zeros(1, channels, size, size, device=device)}

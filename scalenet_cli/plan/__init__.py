@@ -1,0 +1,1 @@
+"""Plans: what to build, decided without tensors. No torch in here."""

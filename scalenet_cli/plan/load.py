@@ -1,0 +1,199 @@
+"""A plan's text as an ExpansionPlan; every mistake is reported at once, with file and line."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from scalenet_cli.errors import PlanError, PlanErrors, PlanSchema, PlanUnreadable, YamlPath
+from scalenet_cli.plan.recipes import Expected, Recipe, recipe_path
+from scalenet_cli.plan.schema import (
+    BlocksScope,
+    ExpansionPlan,
+    LoraPlan,
+    NoAdapterPlan,
+    ParallelPlan,
+    SharedPlan,
+    SourcesMapping,
+    StagesScope,
+)
+from scalenet_cli.plan.yaml_text import MAX_BYTES, YamlText, parse_yaml, spell
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDocument:
+    """A plan with the text it came from, so that later errors still know file and line."""
+
+    plan: ExpansionPlan
+    text: str
+    yaml: YamlText
+    recipe: Recipe | None = None
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Adds file and line to every PlanError that names its YAML path."""
+        try:
+            yield
+        except PlanErrors as errors:
+            for error in errors.errors:
+                self._locate(error)
+            raise
+        except PlanError as error:
+            self._locate(error)
+            raise
+
+    def _locate(self, error: PlanError) -> None:
+        if error.where is None and error.field is not None:
+            prefix: YamlPath = ("plan",) if self.recipe else ()
+            error.where = self.yaml.where((*prefix, *error.field))
+
+
+def load_plan(reference: str) -> PlanDocument:
+    """A plan file, a recipe file, or a shipped recipe by name.
+
+    Raises:
+        PlanError: unreadable, not YAML, not in the schema (all mistakes at once), no such recipe.
+    """
+    path = Path(reference)
+    if not path.exists() and not path.suffix:
+        path = recipe_path(reference)
+    return parse_plan(_read(path), str(path))
+
+
+def parse_plan(text: str, name: str = "plan") -> PlanDocument:
+    """The plan or recipe in a text; ``name`` stands for the file in messages."""
+    parsed = parse_yaml(text, name)
+    if not isinstance(parsed.data, dict):
+        raise PlanSchema(
+            f"a plan is a mapping of keys to values, not {_kind(parsed.data)}",
+            where=parsed.where(()),
+            hint="start with `version: 1`; docs/plan-format.md has the whole schema",
+        )
+    if "plan" in parsed.data:
+        recipe = validate(Recipe, parsed)
+        return PlanDocument(recipe.plan, text, parsed, recipe)
+    return PlanDocument(validate(ExpansionPlan, parsed), text, parsed)
+
+
+def validate(model: type[M], parsed: YamlText) -> M:
+    """The YAML as an instance of a schema.
+
+    Raises:
+        PlanErrors: one error per wrong entry, in the order of the lines.
+    """
+    try:
+        return model.model_validate(parsed.data)
+    except ValidationError as failure:
+        errors: dict[YamlPath, PlanError] = {}
+        for detail in failure.errors(include_url=False):
+            path = _yaml_path(parsed.data, detail["loc"])
+            errors.setdefault(path, _explain(parsed, path, dict(detail)))
+    ordered = sorted(errors.values(), key=_line_of)
+    raise PlanErrors(tuple(ordered)) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PlanUnreadable(
+                f"the plan is {path.stat().st_size} bytes; the limit is {MAX_BYTES}",
+                where=str(path),
+            )
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PlanUnreadable(
+            "there is no such plan file",
+            where=str(path),
+            hint="`scalenet recipes` lists the plans that ship with scalenet",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanUnreadable(f"the plan cannot be read: {error}", where=str(path)) from None
+
+
+def _yaml_path(data: Any, loc: tuple[str | int, ...]) -> YamlPath:
+    """pydantic's location without the union tags that it puts between the keys."""
+    path: list[str | int] = []
+    for order, part in enumerate(loc):
+        if isinstance(data, dict) and part in data:
+            path.append(part)
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            path.append(part)
+            data = data[part]
+        elif order == len(loc) - 1 and isinstance(data, dict):
+            path.append(part)
+    return tuple(path)
+
+
+def _explain(parsed: YamlText, path: YamlPath, detail: dict[str, Any]) -> PlanSchema:
+    """One pydantic error in our words, with the nearest valid name."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    where = parsed.where(path)
+    given = detail.get("input")
+    if kind == "extra_forbidden":
+        valid = _valid_keys(parsed.data, path[:-1])
+        return PlanSchema(
+            f"unknown key `{path[-1]}`", where=where, hint=_nearest(str(path[-1]), valid, "key")
+        )
+    if kind == "missing":
+        hint = _NEEDED if len(path) == 1 else None
+        return PlanSchema(f"the key `{path[-1]}` is missing", where=where, hint=hint)
+    if kind == "literal_error":
+        valid = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
+        return PlanSchema(
+            f"{spell(path)} is {given!r}", where=where, hint=_nearest(str(given), valid, "value")
+        )
+    message = re.sub(r"^(Value error|Assertion failed), ", "", detail["msg"])
+    message = message.replace("Input should be", "this should be")
+    shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
+    return PlanSchema(f"{message[:1].lower()}{message[1:]}{shown}", where=where)
+
+
+_NEEDED = "a plan needs `version: 1`, `mapping` and one of `factor` and `depth`"
+
+
+def _nearest(given: str, valid: list[str], noun: str) -> str:
+    close = get_close_matches(given, valid, n=1, cutoff=0.5)
+    listed = f"valid {noun}s here: {', '.join(valid)}"
+    return f"did you mean `{close[0]}`? {listed}" if close else listed
+
+
+def _adapter_model(data: Any) -> type[BaseModel]:
+    kind = data.get("type", "parallel") if isinstance(data, dict) else "parallel"
+    return {"lora": LoraPlan, "none": NoAdapterPlan}.get(str(kind), ParallelPlan)
+
+
+def _valid_keys(data: Any, path: YamlPath) -> list[str]:
+    models: list[tuple[YamlPath, Callable[[Any], list[type[BaseModel]]]]] = [
+        (("shared",), lambda _: [SharedPlan]),
+        (("shared", "scope"), lambda _: [StagesScope, BlocksScope]),
+        (("mapping",), lambda _: [SourcesMapping]),
+        (("adapter",), lambda entry: [_adapter_model(entry)]),
+        (("expect",), lambda _: [Expected]),
+    ]
+    in_recipe = isinstance(data, dict) and "plan" in data
+    for part in path:
+        data = data[part]
+    if in_recipe and not path:
+        return list(Recipe.model_fields)
+    inner = path[1:] if in_recipe and path[0] == "plan" else path
+    for at, choose in models:
+        if inner == at:
+            return [key for model in choose(data) for key in model.model_fields]
+    return list(ExpansionPlan.model_fields)
+
+
+def _line_of(error: PlanError) -> int:
+    found = re.search(r":(\d+)", error.where or "")
+    return int(found.group(1)) if found else 0
+
+
+def _kind(data: object) -> str:
+    return {list: "a list", str: "a text"}.get(type(data), f"a {type(data).__name__}")

@@ -1,0 +1,202 @@
+"""The plan: what to build. Frozen pydantic models that refuse what they do not understand."""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+GROUPS: Final = ("shared", "norms", "adapters", "gates", "embeddings", "head")
+Group = Literal["shared", "norms", "adapters", "gates", "embeddings", "head"]
+MAX_BLOCKS: Final = 4096
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed here, not a yes or no")
+    return value
+
+
+Number = BeforeValidator(_no_boolean)
+Index = Annotated[NonNegativeInt, Number]
+Count = Annotated[PositiveInt, Number]
+
+
+class Strict(BaseModel, extra="forbid", frozen=True):
+    """Refuses unknown keys; cannot be changed after validation."""
+
+
+class SourcesMapping(Strict):
+    """The sources written out: one list, or one list per scaled stage."""
+
+    sources: tuple[Index | tuple[Index, ...], ...] = Field(
+        min_length=1, max_length=MAX_BLOCKS, description="source block of every position"
+    )
+
+    @field_validator("sources", mode="after")
+    @classmethod
+    def _flat_or_nested(
+        cls, value: tuple[int | tuple[int, ...], ...]
+    ) -> tuple[int | tuple[int, ...], ...]:
+        if len({isinstance(entry, tuple) for entry in value}) > 1:
+            raise ValueError("mix of numbers and lists; write one list, or one list per stage")
+        if any(isinstance(entry, tuple) and not 0 < len(entry) <= MAX_BLOCKS for entry in value):
+            raise ValueError(f"every list needs 1 to {MAX_BLOCKS} sources")
+        return value
+
+
+class StagesScope(Strict):
+    """Reuse every block of these stages."""
+
+    stages: tuple[Index, ...] = Field(min_length=1, description="0-based stages")
+
+
+class BlocksScope(Strict):
+    """Reuse these blocks; numbered through all stages of the model."""
+
+    blocks: tuple[Index, ...] = Field(min_length=1, description="0-based blocks")
+
+
+def _kind(*keys: str) -> Discriminator:
+    """Tells a plain name from a mapping that has one of the keys."""
+
+    def choose(value: object) -> str:
+        if isinstance(value, BaseModel):
+            value = value.model_dump()
+        if isinstance(value, Mapping):
+            return next((key for key in keys if key in value), keys[0])
+        return "name"
+
+    return Discriminator(choose)
+
+
+Mapping_ = Annotated[
+    Annotated[Literal["interpolate", "stack"], Tag("name")]
+    | Annotated[SourcesMapping, Tag("sources")],
+    _kind("sources"),
+]
+Scope = Annotated[
+    Annotated[Literal["all", "last-stage"], Tag("name")]
+    | Annotated[StagesScope, Tag("stages")]
+    | Annotated[BlocksScope, Tag("blocks")],
+    _kind("stages", "blocks"),
+]
+
+
+class SharedPlan(Strict):
+    """Which blocks are reused, and what an extra instance shares with its source."""
+
+    scope: Scope | None = Field(
+        None,
+        description="`all`, `last-stage`, `{stages: [..]}` or `{blocks: [..]}`; by default `all` in "
+        "one-stage models, `last-stage` in hierarchical ones",
+    )
+    weights: Literal["tied", "copied", "random", "averaged"] = Field(
+        "tied", description="`copied`, `random` and `averaged` are the paper's untied baselines"
+    )
+    norms: Literal["untied", "tied"] = Field(
+        "untied", description="`untied`: every instance has norms of its own, copied at the start"
+    )
+
+
+class _AnyAdapter(Strict):
+    dim: Count = Field(16, description="inner width")
+    targets: Literal["mlp", "attention", "all-linear"] | tuple[str, ...] = Field(
+        "mlp", description="`mlp`, `attention`, `all-linear`, or a list of name patterns"
+    )
+    instances: Literal["all", "scaled", "new"] = Field(
+        "all", description="`all` blocks, all instances of the reused ones, or added ones only"
+    )
+
+
+class ParallelPlan(_AnyAdapter):
+    """``up(activation(down(x)))`` beside a tied Linear."""
+
+    type: Literal["parallel"] = "parallel"
+    activation: Literal["gelu", "relu", "silu"] = Field("gelu", description="between down and up")
+
+
+class LoraPlan(_AnyAdapter):
+    """``up(down(x))`` beside a tied Linear."""
+
+    type: Literal["lora"] = "lora"
+
+
+class NoAdapterPlan(Strict):
+    """No adapter at all."""
+
+    type: Literal["none"] = "none"
+
+
+def _adapter_type(value: object) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("type", "parallel"))
+    return str(value.type) if isinstance(value, ParallelPlan | LoraPlan | NoAdapterPlan) else ""
+
+
+AdapterPlan = Annotated[
+    Annotated[ParallelPlan, Tag("parallel")]
+    | Annotated[LoraPlan, Tag("lora")]
+    | Annotated[NoAdapterPlan, Tag("none")],
+    Discriminator(
+        _adapter_type,
+        custom_error_type="adapter_type",
+        custom_error_message="type is one of parallel, lora, none",
+    ),
+]
+
+
+class ExpansionPlan(Strict):
+    """A whole plan, version 1."""
+
+    version: Literal[1] = Field(description="the version of this schema")
+    mapping: Mapping_ = Field(description="`interpolate`, `stack`, or `{sources: [..]}`")
+    factor: Annotated[float, Number] | None = Field(
+        None, ge=1, description="how many times deeper the scaled part becomes"
+    )
+    depth: Count | None = Field(
+        None, le=MAX_BLOCKS, description="or: how many blocks the scaled part has afterwards"
+    )
+    shared: SharedPlan = Field(default_factory=lambda: SharedPlan(), description="what is reused")
+    adapter: AdapterPlan = Field(
+        default_factory=lambda: ParallelPlan(), description="what each instance gets of its own"
+    )
+    start: Literal["copy", "average", "identity"] = Field(
+        "copy", description="what an extra instance computes before training"
+    )
+    train: Literal["all"] | tuple[Group, ...] | None = Field(
+        None,
+        description="`all`, or a list of groups; by default adapters, norms and, where there are any, "
+        "gates",
+    )
+    drop_path: Annotated[float, Number] | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="stochastic depth of the last block, linear from 0 at the first; by default the "
+        "paper's for the size of the model",
+    )
+
+    @model_validator(mode="after")
+    def _one_depth(self) -> Self:
+        if isinstance(self.mapping, SourcesMapping):
+            if self.factor is not None or self.depth is not None:
+                raise ValueError("written-out sources fix the depth: leave out factor and depth")
+        elif (self.factor is None) == (self.depth is None):
+            raise ValueError("give exactly one of factor and depth")
+        return self
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether instances of a reused block carry a gate."""
+        return self.start != "copy"
+
