@@ -89,6 +89,37 @@ def model_type(config: Mapping[str, Any]) -> ModelType:
     return MODEL_TYPES[name]
 
 
+def create_decoder(architecture: Architecture) -> "nn.Module":
+    """The transformers model with its own initialisation, in the config's dtype.
+
+    The class comes from our table: no code of a checkpoint is ever run.
+
+    Raises:
+        UnknownArchitecture: a model type that no family describes.
+        ArchitectureMismatch: transformers refuses the config.
+    """
+    import torch
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+
+    kind = model_type(architecture.arguments)
+    try:
+        config = getattr(transformers, kind.config_class).from_dict(dict(architecture.arguments))
+        model: nn.Module = getattr(transformers, kind.model_class)(config)
+    except (
+        StrictDataclassError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+        ZeroDivisionError,
+    ) as error:
+        raise ArchitectureMismatch(f"transformers refuses the config: {error}") from None
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    return model.to(dtype).eval()
+
+
 @final
 class LlamaFamily:
     """One stage, ``model.layers``."""
@@ -96,29 +127,13 @@ class LlamaFamily:
     name = "llama"
 
     def build(self, architecture: Architecture) -> "nn.Module":
-        """See Family. The class comes from our table: no code of a checkpoint is ever run."""
-        import transformers
+        """See Family."""
         from accelerate import init_empty_weights
-        from huggingface_hub.errors import StrictDataclassError
 
-        kind = model_type(architecture.arguments)
-        config_class = getattr(transformers, kind.config_class)
-        model_class = getattr(transformers, kind.model_class)
-        try:
-            config = config_class.from_dict(dict(architecture.arguments))
-            with init_empty_weights(include_buffers=False):
-                model: nn.Module = model_class(config)
-        except (
-            StrictDataclassError,
-            TypeError,
-            ValueError,
-            KeyError,
-            RuntimeError,
-            ZeroDivisionError,
-        ) as error:
-            raise ArchitectureMismatch(f"transformers refuses the config: {error}") from None
+        with init_empty_weights(include_buffers=False):
+            model = create_decoder(architecture)
         model.tie_weights()
-        return model.eval()
+        return model
 
     def stages(self, model: "nn.Module") -> tuple[StageRef, ...]:
         """See Family."""

@@ -60,7 +60,13 @@ def known_family(name: str) -> str:
 
 
 def build_timm(architecture: Architecture) -> nn.Module:
-    """The timm model with parameters on the meta device and real buffers.
+    """The timm model with parameters on the meta device and real buffers; see create_timm."""
+    with init_empty_weights(include_buffers=False):
+        return create_timm(architecture)
+
+
+def create_timm(architecture: Architecture) -> nn.Module:
+    """The timm model with timm's initialisation.
 
     Raises:
         UnknownArchitecture: not a name of timm's registry.
@@ -77,13 +83,12 @@ def build_timm(architecture: Architecture) -> nn.Module:
     if "norm_eps" in arguments:
         arguments["norm_layer"] = partial(nn.LayerNorm, eps=float(arguments.pop("norm_eps")))
     try:
-        with init_empty_weights(include_buffers=False):
-            return timm.create_model(
-                architecture.name,
-                pretrained=False,
-                pretrained_cfg_overlay=overlay or None,
-                **arguments,
-            )
+        return timm.create_model(
+            architecture.name,
+            pretrained=False,
+            pretrained_cfg_overlay=overlay or None,
+            **arguments,
+        ).eval()
     except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, IndexError) as error:
         raise ArchitectureMismatch(
             f"timm refuses the arguments of {architecture.name}: {error}",

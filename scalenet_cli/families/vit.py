@@ -32,7 +32,7 @@ def _stages(model: nn.Module) -> tuple[StageRef, ...]:
 
 def _anatomy(block: nn.Module) -> Anatomy:
     # Norms and layer scales that a variant lacks are Identity in timm.
-    present = {path for path, module in block.named_modules() if any(module.parameters())}
+    present = {key.rpartition(".")[0] for key, _ in block.named_parameters()}
     return Anatomy(
         attention=("attn.qkv", "attn.proj"),
         mlp=("mlp.fc1", "mlp.fc2"),

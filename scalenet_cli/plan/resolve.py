@@ -1,7 +1,7 @@
 """A plan against the stages of a model: pure arithmetic, no torch."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from scalenet_cli.errors import (
@@ -14,14 +14,18 @@ from scalenet_cli.errors import (
     ScopeOutOfRange,
     SourceMissing,
     SourceOutOfRange,
+    TrainGroupMissing,
     YamlPath,
 )
 from scalenet_cli.plan.layout import Layout, StageLayout, StageShape, stage_layout
 from scalenet_cli.plan.mappings import MAPPINGS
 from scalenet_cli.plan.schema import (
+    DEFAULT_TRAIN,
+    GROUPS,
     MAX_BLOCKS,
     BlocksScope,
     ExpansionPlan,
+    Group,
     NoAdapterPlan,
     SourcesMapping,
     StagesScope,
@@ -49,6 +53,33 @@ def resolve_layout(plan: ExpansionPlan, stages: Sequence[StageShape]) -> Layout:
             field=("factor",),
         )
     return layout
+
+
+def resolve_train(plan: ExpansionPlan, present: Collection[Group]) -> tuple[Group, ...]:
+    """The groups that are trained, of those that the scaled model has.
+
+    Raises:
+        TrainGroupMissing: the plan names a group that the model does not have.
+    """
+    if plan.train == "all":
+        return tuple(group for group in GROUPS if group in present)
+    if plan.train is None:
+        return tuple(group for group in DEFAULT_TRAIN if group in present)
+    for order, group in enumerate(plan.train):
+        if group not in present:
+            raise TrainGroupMissing(
+                f"train names {group}, but the scaled model has no such tensors",
+                hint=f"groups of this model: {', '.join(g for g in GROUPS if g in present)}",
+                field=("train", order),
+            )
+    return tuple(group for group in GROUPS if group in plan.train)
+
+
+def plain_layout(stages: Sequence[StageShape]) -> Layout:
+    """The layout of a model that is not scaled: every block once."""
+    return Layout(
+        tuple(stage_layout(s.path, s.depth, tuple(range(s.depth)), ()) for s in stages)
+    )
 
 
 @dataclass(frozen=True, slots=True)

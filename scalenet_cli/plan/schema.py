@@ -17,6 +17,7 @@ from pydantic import (
 
 GROUPS: Final = ("shared", "norms", "adapters", "gates", "embeddings", "head")
 Group = Literal["shared", "norms", "adapters", "gates", "embeddings", "head"]
+DEFAULT_TRAIN: Final[tuple[Group, ...]] = ("norms", "adapters", "gates")
 MAX_BLOCKS: Final = 4096
 
 

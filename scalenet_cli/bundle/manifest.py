@@ -1,0 +1,112 @@
+"""The index of a bundle: what it was made from, how, and every tensor in it."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
+
+from pydantic import Field, NonNegativeInt
+
+from scalenet_cli.bundle.reports import FlopReport, ParameterReport
+from scalenet_cli.plan.layout import Layout, stage_layout
+from scalenet_cli.plan.schema import MAX_BLOCKS, ExpansionPlan, Strict
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+Role = Literal["base", "instances", "carried"]
+
+
+class TensorEntry(Strict):
+    """One tensor of a file; ``sha256`` is of its raw little-endian bytes."""
+
+    dtype: str
+    shape: tuple[NonNegativeInt, ...]
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class FileEntry(Strict):
+    """One file beside the manifest. Weight files are digested tensor by tensor."""
+
+    role: Role
+    num_bytes: NonNegativeInt
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    tensors: dict[str, TensorEntry] = Field(default_factory=dict)
+
+
+class SourceEntry(Strict):
+    """What the bundle was made from, and what was done to its keys."""
+
+    reference: str
+    kind: Literal["safetensors", "pytorch", "random"]
+    digest: str = Field(description="of all base tensors, see digest_tensors")
+    family: str
+    architecture: str
+    arguments: dict[str, Any]
+    preprocessing: dict[str, Any]
+    renamed: dict[str, str] = Field(description="our key -> the checkpoint's key")
+    dropped: tuple[str, ...] = Field(description="buffers that the model derives itself")
+    duplicates: dict[str, str] = Field(description="the checkpoint's key -> our key")
+
+
+class StageEntry(Strict):
+    """One stage of the layout: the source block of every position."""
+
+    path: str
+    depth: int = Field(ge=1, le=MAX_BLOCKS)
+    sources: tuple[NonNegativeInt, ...] = Field(min_length=1, max_length=MAX_BLOCKS)
+    scope: tuple[NonNegativeInt, ...]
+
+
+class Manifest(Strict):
+    """Everything about a bundle but its tensors."""
+
+    format: Literal[1]
+    tool: str
+    source: SourceEntry
+    plan: ExpansionPlan
+    seed: int
+    layout: tuple[StageEntry, ...]
+    ties: dict[str, tuple[str, ...]] = Field(description="canonical key -> keys in the model")
+    files: dict[str, FileEntry]
+    parameters: ParameterReport
+    flops: FlopReport
+
+    def to_layout(self) -> Layout:
+        """The layout as the plan's own records."""
+        return Layout(
+            tuple(stage_layout(s.path, s.depth, s.sources, s.scope) for s in self.layout)
+        )
+
+    def tensors(self, role: Role) -> dict[str, TensorEntry]:
+        """All tensors of the files with one role."""
+        return {
+            key: entry
+            for file in self.files.values()
+            if file.role == role
+            for key, entry in file.tensors.items()
+        }
+
+
+def stage_entries(layout: Layout) -> tuple[StageEntry, ...]:
+    """The layout as the manifest stores it."""
+    return tuple(
+        StageEntry(
+            path=stage.path,
+            depth=stage.depth,
+            sources=tuple(slot.source for slot in stage.instances),
+            scope=stage.scope,
+        )
+        for stage in layout.stages
+    )
+
+
+def digest_tensors(tensors: Mapping[str, TensorEntry] | Iterable[tuple[str, TensorEntry]]) -> str:
+    """One sha256 for a set of tensors, whatever file format or order they came in.
+
+    It covers a line ``key dtype shape sha256`` per tensor, sorted by key.
+    """
+    items = tensors.items() if isinstance(tensors, Mapping) else tensors
+    lines = sorted(
+        f"{key} {entry.dtype} {','.join(map(str, entry.shape))} {entry.sha256}\n"
+        for key, entry in items
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

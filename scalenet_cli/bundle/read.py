@@ -1,0 +1,207 @@
+"""Opens a bundle: everything in it is checked against the manifest before it is used."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from scalenet_cli.bundle.manifest import FORMAT, MANIFEST, Manifest, Role, digest_tensors
+from scalenet_cli.errors import (
+    BundleDigestMismatch,
+    BundleFileMissing,
+    BundleFormatUnknown,
+    BundlePathUnsafe,
+    CheckpointError,
+    ManifestUnreadable,
+    NotABundle,
+)
+from scalenet_cli.families.sources.safetensors_file import read_header
+from scalenet_cli.families.sources.tensors import FileTensor, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_MANIFEST_BYTES: Final = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A folder with its manifest. Its files are known to exist, inside the folder, in full size."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether the folder has a manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """The manifest, checked, and the presence of every file it lists. No tensor is read.
+
+    Raises:
+        BundleError: no bundle, of an unknown format, damaged, incomplete, or pointing outside.
+    """
+    manifest = read_manifest(folder)
+    bundle = Bundle(folder, manifest)
+    for name, entry in manifest.files.items():
+        path = _inside(folder, name)
+        if not path.is_file():
+            raise BundleFileMissing(f"the bundle has no {name}", where=str(folder))
+        if path.stat().st_size != entry.num_bytes:
+            raise BundleFileMissing(
+                f"{name} has {path.stat().st_size} bytes, but the manifest says {entry.num_bytes}",
+                where=str(folder),
+                hint="the file is truncated or was changed: copy the bundle again",
+            )
+    return bundle
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder.
+
+    Raises:
+        NotABundle, BundleFormatUnknown, ManifestUnreadable: it cannot be used.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise NotABundle(
+            "the folder has no manifest.json, so it is not a bundle",
+            where=str(folder),
+            hint="make one with `scalenet expand CHECKPOINT --plan PLAN -o OUT`",
+        )
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise ManifestUnreadable(f"larger than {MAX_MANIFEST_BYTES} bytes", where=str(path))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["format"]
+    except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
+        raise ManifestUnreadable(f"not a manifest: {error!r}", where=str(path)) from None
+    if found != FORMAT:
+        raise BundleFormatUnknown(
+            f"the bundle has format {found!r}; this version reads format {FORMAT}",
+            where=str(path),
+            hint="pip install --upgrade scalenet-cli",
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as failure:
+        first = failure.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ManifestUnreadable(f"{place}: {first['msg']}", where=str(path)) from None
+
+
+def tensor_places(bundle: Bundle, role: Role) -> dict[str, FileTensor]:
+    """Where each tensor of the files with one role lies.
+
+    Raises:
+        BundleDigestMismatch: a header does not list what the manifest lists.
+    """
+    places: dict[str, FileTensor] = {}
+    for name, entry in bundle.manifest.files.items():
+        if entry.role != role:
+            continue
+        path = _inside(bundle.folder, name)
+        try:
+            found = read_header(path).tensors
+        except CheckpointError as error:
+            raise BundleDigestMismatch(error.fact, where=str(path), hint=error.hint) from None
+        listed = {key: TensorSpec(t.dtype, t.shape) for key, t in entry.tensors.items()}
+        if {key: tensor.spec for key, tensor in found.items()} != listed:
+            raise BundleDigestMismatch(
+                f"{name} does not hold the tensors that the manifest lists", where=str(path)
+            )
+        if places.keys() & found.keys():
+            raise BundleDigestMismatch(
+                f"{name} repeats tensors of another file", where=str(path)
+            )
+        places |= found
+    return places
+
+
+def check_digests(bundle: Bundle) -> int:
+    """Every tensor and every other file is what was written; returns the bytes read.
+
+    Raises:
+        BundleDigestMismatch: the first one that is not.
+    """
+    for name, entry in bundle.manifest.files.items():
+        if entry.role != "carried":
+            continue
+        with _inside(bundle.folder, name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                raise _mismatch(bundle, name)
+    roles: tuple[Role, ...] = ("base", "instances")
+    work = []
+    for role in roles:
+        entries = bundle.manifest.tensors(role)
+        places = tensor_places(bundle, role)
+        work += [(key, place, entries[key].sha256) for key, place in places.items()]
+
+    def check(item: tuple[str, FileTensor, str]) -> None:
+        key, place, expected = item
+        if digest_place(place) != expected:
+            raise _mismatch(bundle, key)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(check, work))
+    base = bundle.manifest.tensors("base")
+    if source_digest(bundle.manifest) != bundle.manifest.source.digest:
+        raise BundleDigestMismatch(
+            f"the {len(base)} base tensors are not those of the source checkpoint",
+            where=str(bundle.folder),
+        )
+    return sum(place.spec.num_bytes for _, place, _ in work)
+
+
+def source_digest(manifest: Manifest) -> str:
+    """The digest of the source checkpoint, from the base tensors under their author's keys."""
+    renamed = manifest.source.renamed
+    base = manifest.tensors("base")
+    return digest_tensors({renamed.get(key, key): entry for key, entry in base.items()})
+
+
+def digest_place(place: FileTensor) -> str:
+    """sha256 of a tensor's raw bytes."""
+    digest = hashlib.sha256()
+    for chunk in place.chunks():
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def map_tensors(bundle: Bundle, role: Role) -> "Mapping[str, torch.Tensor]":
+    """All tensors of the files with one role, mapped into memory, not read."""
+    from safetensors import safe_open
+
+    tensors = {}
+    for name, entry in bundle.manifest.files.items():
+        if entry.role == role:
+            with safe_open(_inside(bundle.folder, name), framework="pt") as file:
+                tensors |= {key: file.get_tensor(key) for key in entry.tensors}
+    return tensors
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    plain = Path(name).name == name and name not in ("", ".", "..")
+    if not plain or "\\" in name or path.resolve().parent != folder.resolve():
+        raise BundlePathUnsafe(
+            f"the manifest names {name!r}, which is not a file inside the bundle",
+            where=str(folder),
+            hint="do not trust this bundle",
+        )
+    return path
+
+
+def _mismatch(bundle: Bundle, what: str) -> BundleDigestMismatch:
+    return BundleDigestMismatch(
+        f"{what} is not what was written: its sha256 differs from the manifest's",
+        where=str(bundle.folder),
+        hint="the bundle was damaged or changed: copy it again, or expand the source again",
+    )

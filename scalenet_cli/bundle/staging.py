@@ -1,0 +1,116 @@
+"""A folder that appears whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scalenet_cli.bundle.manifest import MANIFEST
+from scalenet_cli.errors import OutputExists, OutputUnwritable
+
+
+def check_output(output: Path, *, force: bool) -> None:
+    """The output may be written.
+
+    Raises:
+        OutputExists: it is there; with ``force``, it is there and is no bundle.
+        OutputUnwritable: its parent is no folder, or may not be written to.
+    """
+    if output.is_symlink() or output.exists():
+        empty = output.is_dir() and not any(output.iterdir())
+        if not force and not empty:
+            raise OutputExists(
+                "the output exists already",
+                where=str(output),
+                hint="choose another -o, or add --force to replace the bundle",
+            )
+        if output.is_symlink() or not (empty or (output / MANIFEST).is_file()):
+            raise OutputExists(
+                "the output exists and is no bundle, so --force does not remove it",
+                where=str(output),
+                hint="choose another -o, or remove it yourself",
+            )
+    parent = _parent(output)
+    if not parent.is_dir():
+        raise OutputUnwritable(f"{parent} is no folder", where=str(output))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputUnwritable(f"no permission to write in {parent}", where=str(output))
+
+
+def check_space(output: Path, num_bytes: int) -> None:
+    """There is room for so many bytes.
+
+    Raises:
+        OutputUnwritable: there is not.
+    """
+    free = shutil.disk_usage(_parent(output)).free
+    if free < num_bytes:
+        raise OutputUnwritable(
+            f"the bundle needs {num_bytes:,} bytes, but {free:,} are free",
+            where=str(output),
+            hint="make room, or choose an output on another disk",
+        )
+
+
+@contextmanager
+def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
+    """A sibling folder to write into; it takes the output's name when the block ends well.
+
+    On any failure, Ctrl-C included, it is removed and the old state stays.
+
+    Raises:
+        OutputExists, OutputUnwritable: see check_output; also a full disk.
+    """
+    check_output(output, force=force)
+    parent = _parent(output)
+    staging: Path | None = None
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=parent))
+        yield staging
+        _publish(staging, output, parent)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno is None:
+            raise
+        raise OutputUnwritable(
+            f"writing failed: {error.strerror}",
+            where=str(output),
+            hint="nothing was left behind; make room or fix permissions, then run it again",
+        ) from None
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def fsync_path(path: Path) -> None:
+    """Makes a file's content, or a folder's list of names, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parent(output: Path) -> Path:
+    return output.absolute().parent
+
+
+def _publish(staging: Path, output: Path, parent: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    staging.chmod(0o777 & ~umask)
+    fsync_path(staging)
+    old: Path | None = None
+    if output.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=parent))
+        output.rename(old / "bundle")
+    try:
+        staging.rename(output)
+    except OSError:
+        if old is not None:
+            (old / "bundle").rename(output)
+        raise
+    fsync_path(parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)

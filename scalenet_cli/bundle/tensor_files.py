@@ -1,0 +1,167 @@
+"""Streams tensors into safetensors files, hashing them on the way: O(chunk) memory."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Final, Protocol
+
+from scalenet_cli.bundle.manifest import FileEntry, Role, TensorEntry
+from scalenet_cli.families.sources.source import Source
+from scalenet_cli.families.sources.tensors import DTYPE_BYTES, TensorSpec, hold
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_SHARD_BYTES: Final = 5_000_000_000
+
+
+class ByteSource(Protocol):
+    """A tensor whose bytes can be streamed."""
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Type and shape."""
+        ...
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The raw little-endian bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A tensor that is made when it is written, and forgotten after."""
+
+    spec: TensorSpec
+    compute: "Callable[[], torch.Tensor]"
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The raw bytes."""
+        yield from hold(self.compute(), "").chunks()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFile:
+    """One file to be written; ``header`` is given where a file is copied as it is."""
+
+    name: str
+    tensors: Mapping[str, ByteSource]
+    header: bytes | None = None
+
+
+def base_files(source: Source) -> list[TensorFile]:
+    """The files that hold the source's tensors: copies where possible, new ones elsewhere."""
+    if source.verbatim:
+        total = len(source.verbatim)
+        return [
+            TensorFile(_name("model", index, total), file.tensors, file.header)
+            for index, file in enumerate(source.verbatim)
+        ]
+    return new_files("model", source.tensors)
+
+
+def new_files(stem: str, tensors: Mapping[str, ByteSource]) -> list[TensorFile]:
+    """Tensors spread over as many files as the size limit asks for."""
+    shards: list[dict[str, ByteSource]] = [{}]
+    room = MAX_SHARD_BYTES
+    for key, tensor in sorted(tensors.items()):
+        if shards[-1] and tensor.spec.num_bytes > room:
+            shards.append({})
+            room = MAX_SHARD_BYTES
+        shards[-1][key] = tensor
+        room -= tensor.spec.num_bytes
+    return [
+        TensorFile(_name(stem, index, len(shards)), shard) for index, shard in enumerate(shards)
+    ]
+
+
+def _name(stem: str, index: int, total: int) -> str:
+    if total == 1:
+        return f"{stem}.safetensors"
+    return f"{stem}-{index + 1:05d}-of-{total:05d}.safetensors"
+
+
+class Cancelled(Exception):
+    """Another part of the work failed, so this file is not finished."""
+
+
+class BackgroundWriter:
+    """Writes files in threads, while the main thread imports a library and plans the surgery.
+
+    Hashing and file access release the interpreter lock, so two threads keep two cores busy.
+    """
+
+    def __init__(self, folder: Path, role: Role, files: list[TensorFile]) -> None:
+        self._stop = Event()
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="write")
+        self._futures: dict[str, Future[FileEntry]] = {
+            file.name: self._pool.submit(write_file, folder, role, file, self._stop)
+            for file in files
+        }
+
+    def __enter__(self) -> "BackgroundWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def entries(self) -> dict[str, FileEntry]:
+        """Waits for all files; the first failure is raised here."""
+        return {name: future.result() for name, future in self._futures.items()}
+
+
+def write_file(
+    folder: Path, role: Role, file: TensorFile, stop: Event | None = None
+) -> FileEntry:
+    """Writes one safetensors file and makes it durable; returns its manifest entry."""
+    header = file.header
+    tensors = file.tensors
+    if header is None:
+        # Wide types first keeps every tensor aligned, as the safetensors library does.
+        tensors = dict(
+            sorted(tensors.items(), key=lambda kv: (-DTYPE_BYTES[kv[1].spec.dtype], kv[0]))
+        )
+        header = _build_header(tensors)
+    entries: dict[str, TensorEntry] = {}
+    with (folder / file.name).open("wb", buffering=0) as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        for key, tensor in tensors.items():
+            digest = hashlib.sha256()
+            for chunk in tensor.chunks():
+                if stop is not None and stop.is_set():
+                    raise Cancelled
+                digest.update(chunk)
+                _write_all(out.fileno(), chunk)
+            entries[key] = TensorEntry(
+                dtype=tensor.spec.dtype, shape=tensor.spec.shape, sha256=digest.hexdigest()
+            )
+        num_bytes = out.tell()
+        os.fsync(out.fileno())
+    return FileEntry(role=role, num_bytes=num_bytes, tensors=dict(sorted(entries.items())))
+
+
+def _write_all(descriptor: int, chunk: memoryview) -> None:
+    # An unbuffered write may be short, for instance when a signal arrives.
+    left = chunk.cast("B")
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _build_header(tensors: Mapping[str, ByteSource]) -> bytes:
+    header, at = {}, 0
+    for key, tensor in tensors.items():
+        end = at + tensor.spec.num_bytes
+        header[key] = {
+            "dtype": tensor.spec.dtype,
+            "shape": list(tensor.spec.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)

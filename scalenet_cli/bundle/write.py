@@ -1,0 +1,42 @@
+"""Puts a bundle's folder together. The manifest is written last."""
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from scalenet_cli.bundle.manifest import MANIFEST, FileEntry, Manifest
+from scalenet_cli.bundle.staging import fsync_path
+
+
+def write_text(folder: Path, name: str, text: str) -> FileEntry:
+    """One small file of the bundle."""
+    data = text.encode()
+    path = folder / name
+    path.write_bytes(data)
+    fsync_path(path)
+    return FileEntry(
+        role="carried", num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+    )
+
+
+def carry_files(folder: Path, paths: Iterable[Path]) -> dict[str, FileEntry]:
+    """Copies of files that belong to the model, such as a tokenizer."""
+    entries = {}
+    for path in paths:
+        target = folder / path.name
+        shutil.copyfile(path, target)
+        fsync_path(target)
+        with target.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entries[path.name] = FileEntry(
+            role="carried", num_bytes=target.stat().st_size, sha256=digest
+        )
+    return entries
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """The last file: a folder without it is not a bundle."""
+    path = folder / MANIFEST
+    path.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    fsync_path(path)

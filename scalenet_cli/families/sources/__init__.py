@@ -1,0 +1,144 @@
+"""From what the user names to a Source: files, folders, ``timm:NAME``, ``hf:REPO``."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from scalenet_cli.errors import CheckpointNotFound, OptionError
+from scalenet_cli.families.sources.folder import (
+    decoder_architecture,
+    decoder_source,
+    read_config,
+    read_weights,
+)
+from scalenet_cli.families.sources.source import Source as Source
+from scalenet_cli.families.sources.source import check_tensors as check_tensors
+from scalenet_cli.families.sources.tensors import require_little_endian
+
+TIMM: Final = "timm:"
+HUB: Final = "hf:"
+
+
+def open_source(
+    reference: str,
+    *,
+    arch: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    weights: bool = True,
+    random_seed: int | None = None,
+) -> Source:
+    """A checkpoint, understood but not read.
+
+    ``weights=False`` is for questions that need no tensors: nothing large is downloaded, and
+    ``tensors`` may be empty. ``random_seed`` draws random weights instead.
+
+    Raises:
+        CheckpointError: it is missing, damaged, unsafe, unknown or ambiguous.
+        OptionError: an option that has no meaning for this kind of reference.
+    """
+    require_little_endian()
+    given = dict(arguments or {})
+    if reference.startswith(TIMM):
+        return _timm_name(reference, arch, given, weights, random_seed)
+    path = Path(reference)
+    if reference.startswith(HUB):
+        from scalenet_cli.families.sources.hub import fetch_repository
+
+        path = fetch_repository(reference.removeprefix(HUB), weights=weights)
+    elif not path.exists():
+        raise CheckpointNotFound(
+            "there is no such file or folder",
+            where=reference,
+            hint="a checkpoint file, a folder, timm:NAME or hf:REPO",
+        )
+    name = reference if reference.startswith(HUB) else path.resolve().name
+    if path.is_dir():
+        source = _folder(path, arch, given, weights, random_seed)
+        return replace(source, reference=name)
+    if random_seed is not None:
+        raise OptionError("--random-weights needs timm:NAME or a folder with a config.json")
+    return replace(_file(path, arch, given), reference=name)
+
+
+def _file(path: Path, arch: str | None, arguments: Mapping[str, Any]) -> Source:
+    from scalenet_cli.families.sources.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    from scalenet_cli.families.sources.timm_checkpoint import convert, identify_timm
+
+    architecture, model, notes = identify_timm(checkpoint, arch, arguments)
+    source = convert(checkpoint, architecture, model)
+    kind = "safetensors" if checkpoint.files else "pytorch"
+    return replace(source, kind=kind, notes=(*checkpoint.notes, *notes))
+
+
+def _folder(
+    path: Path,
+    arch: str | None,
+    arguments: dict[str, Any],
+    weights: bool,
+    random_seed: int | None,
+) -> Source:
+    config = read_config(path)
+    if "architecture" in config:
+        return _timm_folder(path, config, arch, arguments, weights, random_seed)
+    if arch or arguments:
+        raise OptionError(
+            "--arch and --model-kwargs are for timm models; config.json describes this one",
+            where=str(path),
+        )
+    if random_seed is not None:
+        from scalenet_cli.families.sources.random_weights import random_decoder
+
+        return random_decoder(decoder_architecture(config, str(path)), random_seed)
+    return decoder_source(path, config, weights=weights)
+
+
+def _timm_folder(
+    path: Path,
+    config: Mapping[str, Any],
+    arch: str | None,
+    arguments: dict[str, Any],
+    weights: bool,
+    random_seed: int | None,
+) -> Source:
+    """A folder as timm's push_to_hf_hub writes it."""
+    from scalenet_cli.families.sources.timm_config import arguments_of
+
+    name = arch or str(config["architecture"])
+    merged = {**arguments_of(config), **arguments}
+    if random_seed is not None or not weights:
+        return _timm_name(f"{TIMM}{name}", None, merged, weights, random_seed)
+    from scalenet_cli.families.sources.timm_checkpoint import convert, identify_timm
+
+    checkpoint = read_weights(path)
+    architecture, model, notes = identify_timm(checkpoint, name, merged)
+    kind = "safetensors" if checkpoint.files else "pytorch"
+    return replace(convert(checkpoint, architecture, model), kind=kind, notes=notes)
+
+
+def _timm_name(
+    reference: str,
+    arch: str | None,
+    arguments: dict[str, Any],
+    weights: bool,
+    random_seed: int | None,
+) -> Source:
+    if arch is not None:
+        raise OptionError(f"{reference} names its architecture already; leave out --arch")
+    from scalenet_cli.families.base import Architecture
+    from scalenet_cli.families.timm_models import build_timm, known_family, preprocessing
+
+    name = reference.removeprefix(TIMM)
+    architecture = Architecture(known_family(name), name, arguments)
+    if not weights:
+        shown = preprocessing(build_timm(architecture))
+        return Source(architecture, {}, reference, "random", preprocessing=shown)
+    if random_seed is not None:
+        from scalenet_cli.families.sources.random_weights import random_timm
+
+        return replace(random_timm(architecture, random_seed), reference=reference)
+    from scalenet_cli.families.sources.hub import fetch_timm_weights
+
+    return replace(_file(fetch_timm_weights(name), name, arguments), reference=reference)

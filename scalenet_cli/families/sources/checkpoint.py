@@ -1,0 +1,48 @@
+"""A checkpoint as its author named it: keys, tensors, files, and what it says about itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scalenet_cli.errors import CheckpointNotFound, CheckpointUnreadable
+from scalenet_cli.families.sources.safetensors_file import SafetensorsFile, read_header
+from scalenet_cli.families.sources.tensors import SourceTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tensors under their author's keys.
+
+    Attributes:
+        where: the path, for messages.
+        files: the safetensors files that hold the tensors; empty for other formats.
+        wrapper: keys of the dicts around the state dict, such as ``("model",)``.
+        beside: other keys of the outermost dict.
+        architecture: the name that timm's training script writes.
+    """
+
+    where: str
+    tensors: Mapping[str, SourceTensor]
+    files: tuple[SafetensorsFile, ...] = ()
+    wrapper: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    architecture: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """One file of tensors: ``.safetensors``, or what ``torch.save`` writes.
+
+    Raises:
+        CheckpointError: missing, damaged, unsafe, or no checkpoint at all.
+    """
+    if path.suffix == ".safetensors":
+        file = read_header(path)
+        if not file.tensors:
+            raise CheckpointUnreadable("the file holds no tensors", where=str(path))
+        return Checkpoint(str(path), dict(file.tensors), (file,))
+    if not path.is_file():
+        raise CheckpointNotFound("there is no such file", where=str(path))
+    from scalenet_cli.families.sources.pickle_file import read_pickle
+
+    return read_pickle(path)

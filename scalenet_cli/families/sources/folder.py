@@ -1,0 +1,212 @@
+"""Hugging Face folders: a config.json, weights in one file or in shards with an index, and more."""
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from scalenet_cli.errors import (
+    ArchitectureMismatch,
+    CheckpointIncomplete,
+    CheckpointNotFound,
+    CheckpointUnreadable,
+    UnsupportedTensor,
+)
+from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.llama import DERIVED, model_type
+from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint
+from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
+from scalenet_cli.families.sources.source import Source
+from scalenet_cli.families.sources.tensors import FLOATS, SourceTensor
+
+MAX_CONFIG_BYTES: Final = 1_000_000
+MAX_INDEX_BYTES: Final = 50_000_000
+WEIGHTS: Final = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# Files that belong to the model but are no weights. Code (*.py) is never carried.
+CARRIED: Final = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "chat_template*",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+def read_json(path: Path, limit: int) -> dict[str, Any]:
+    """A JSON object from a file of limited size.
+
+    Raises:
+        CheckpointNotFound, CheckpointUnreadable: missing, too large, or no JSON object.
+    """
+    try:
+        if path.stat().st_size > limit:
+            raise CheckpointUnreadable(f"the file is larger than {limit} bytes", where=str(path))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointNotFound("there is no such file", where=str(path)) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointUnreadable(f"not readable as JSON: {error}", where=str(path)) from None
+    if not isinstance(content, dict):
+        raise CheckpointUnreadable("not a JSON object", where=str(path))
+    return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointNotFound(
+            "the folder has no config.json",
+            where=str(folder),
+            hint="give a checkpoint file, a Hugging Face folder, or a bundle",
+        )
+    return read_json(folder / "config.json", MAX_CONFIG_BYTES)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder has weights under one of the usual names."""
+    return any((folder / name).exists() for name in WEIGHTS)
+
+
+def read_weights(folder: Path) -> Checkpoint:
+    """All tensors of a folder; safetensors files win over pickles, as in transformers.
+
+    Raises:
+        CheckpointIncomplete: no weights, or a shard or tensor that the index names is missing.
+    """
+    name = next((name for name in WEIGHTS if (folder / name).exists()), None)
+    if name is None:
+        raise CheckpointIncomplete(
+            "the folder has no weights",
+            where=str(folder),
+            hint=f"looked for {', '.join(WEIGHTS)}",
+        )
+    if not name.endswith(".index.json"):
+        return read_checkpoint(folder / name)
+    return _read_shards(folder, folder / name)
+
+
+def _read_shards(folder: Path, index: Path) -> Checkpoint:
+    weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointUnreadable("the index has no weight_map", where=str(index))
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or name in (".", ".."):
+            raise CheckpointUnreadable(f"the index points outside its folder: {name}", where=str(index))
+        if not (folder / name).is_file():
+            raise CheckpointIncomplete(
+                f"the shard {name} is missing; the index names {len(names)}",
+                where=str(index),
+                hint="get the missing file again",
+            )
+    shards = {name: read_checkpoint(folder / name) for name in names}
+    tensors: dict[str, SourceTensor] = {}
+    for key, name in weight_map.items():
+        if key not in shards[name].tensors:
+            raise CheckpointIncomplete(f"{name} has no tensor {key}", where=str(index))
+        tensors[key] = shards[name].tensors[key]
+    listed = sum(len(shard.tensors) for shard in shards.values())
+    if listed != len(tensors):
+        raise CheckpointUnreadable(
+            f"the shards hold {listed} tensors, but the index names {len(tensors)}", where=str(index)
+        )
+    files = tuple(file for shard in shards.values() for file in shard.files)
+    return Checkpoint(str(folder), tensors, files)
+
+
+def decoder_architecture(config: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture of a transformers config.
+
+    Raises:
+        UnknownArchitecture: a model type that no family describes.
+        UnsupportedTensor: a quantised model.
+    """
+    model_type(config)
+    if config.get("quantization_config"):
+        raise UnsupportedTensor(
+            "the model is quantised, so its Linears cannot be tied and adapted",
+            where=where,
+            hint="use the checkpoint it was quantised from, or dequantise it with transformers",
+        )
+    # auto_map names Python files of the checkpoint; no code of a checkpoint is ever run.
+    arguments = {key: value for key, value in config.items() if key != "auto_map"}
+    return Architecture("llama", str(config["model_type"]), arguments)
+
+
+def decoder_source(folder: Path, config: Mapping[str, Any], *, weights: bool) -> Source:
+    """A transformers decoder. Its keys are the model's own, so its files can be copied whole."""
+    architecture = decoder_architecture(config, str(folder / "config.json"))
+    if not weights and not has_weights(folder):
+        return Source(architecture, {})
+    checkpoint = read_weights(folder)
+    dropped = tuple(
+        key for key in checkpoint.tensors if any(fnmatchcase(key, name) for name in DERIVED)
+    )
+    duplicates = _repeated_head(checkpoint, config)
+    tensors = {
+        key: tensor
+        for key, tensor in checkpoint.tensors.items()
+        if key not in dropped and key not in duplicates
+    }
+    integral = next((key for key, t in tensors.items() if t.spec.dtype not in FLOATS), None)
+    if integral:
+        raise UnsupportedTensor(
+            f"{integral} has the type {tensors[integral].spec.dtype}",
+            where=str(folder),
+            hint="quantised weights cannot be scaled: use the checkpoint they were made from",
+        )
+    return Source(
+        architecture=architecture,
+        tensors=tensors,
+        kind="safetensors" if checkpoint.files else "pytorch",
+        dropped=dropped,
+        duplicates=duplicates,
+        verbatim=_whole(checkpoint, tensors),
+        carried=tuple(_carried(folder)),
+    )
+
+
+def _whole(
+    checkpoint: Checkpoint, tensors: Mapping[str, SourceTensor]
+) -> tuple[SafetensorsFile, ...]:
+    return checkpoint.files if len(tensors) == len(checkpoint.tensors) else ()
+
+
+def _repeated_head(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, str]:
+    """A tied head that was written beside the embedding although it is the same tensor."""
+    tied = config.get("tie_word_embeddings", str(config["model_type"]).startswith("gemma"))
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    tensors = checkpoint.tensors
+    if not tied or head not in tensors or embedding not in tensors:
+        return {}
+    same = tensors[head].spec == tensors[embedding].spec and all(
+        bytes(one) == bytes(other)
+        for one, other in zip(tensors[head].chunks(), tensors[embedding].chunks(), strict=True)
+    )
+    if not same:
+        raise ArchitectureMismatch(
+            "config.json ties the head to the embedding, but the weights hold two different tensors",
+            where=checkpoint.where,
+            hint='set "tie_word_embeddings": false in config.json if the head is its own',
+        )
+    return {head: embedding}
+
+
+def _carried(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in CARRIED)
+    )

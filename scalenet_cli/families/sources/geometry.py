@@ -1,0 +1,138 @@
+"""What the shapes of a timm checkpoint say about its architecture."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from scalenet_cli.errors import UnknownArchitecture
+from scalenet_cli.families.sources.checkpoint import Checkpoint
+
+# What the word in a ViT's name means, in timm and in every paper.
+_VIT_WIDTHS: Final = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Sizes read off the tensors, under timm's argument names.
+
+    Attributes:
+        arguments: all sizes.
+        head: those that differ between finetunes of one architecture: classes and channels.
+        heads_known: whether the shapes show the number of heads.
+    """
+
+    family: str
+    arguments: Mapping[str, Any]
+    head: Mapping[str, Any]
+    heads_known: bool
+    distilled: bool = False
+
+    def may_be(self, name: str) -> bool:
+        """A cheap test on an architecture's name, before it is built and compared."""
+        patch = re.search(r"patch(\d+)", name)
+        size = re.search(r"_(\d{3,4})$", name)
+        width = next((w for word, w in _VIT_WIDTHS.items() if f"_{word}_" in name), None)
+        sizes = self.arguments
+        if patch is not None and int(patch.group(1)) != sizes["patch_size"]:
+            return False
+        if self.family != "vit":
+            return True
+        return (size is None or int(size.group(1)) == sizes["img_size"]) and (
+            width is None or width == sizes["embed_dim"]
+        )
+
+    @property
+    def summary(self) -> str:
+        """The sizes that people recognise a model by."""
+        shown = ("img_size", "patch_size", "embed_dim", "depth", "depths", "num_heads")
+        return ", ".join(f"{key} {self.arguments[key]}" for key in shown if key in self.arguments)
+
+
+def vit_geometry(checkpoint: Checkpoint) -> Geometry:
+    """The sizes of a ViT or DeiT; the number of heads is not among them."""
+    shapes = _Shapes(checkpoint)
+    width, channels, _, patch = shapes["patch_embed.proj.weight"]
+    prefix = [key for key in ("cls_token", "dist_token") if key in shapes]
+    registers = shapes["reg_token"][1] if "reg_token" in shapes else 0
+    tokens = shapes["pos_embed"][1] if "pos_embed" in shapes else 0
+    side = math.isqrt(max(tokens - len(prefix) - registers, 0))
+    hidden = shapes["blocks.0.mlp.fc1.weight"][0]
+    classes = shapes["head.weight"][0] if "head.weight" in shapes else 0
+    arguments: dict[str, Any] = {
+        "img_size": side * patch,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": shapes.count(r"blocks\.(\d+)\."),
+        "mlp_ratio": hidden / width,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
+    }
+    if "dist_token" not in shapes:
+        arguments["class_token"] = "cls_token" in shapes
+        arguments["global_pool"] = "token" if "cls_token" in shapes else "avg"
+    if registers:
+        arguments["reg_tokens"] = registers
+    head = _head(classes, channels)
+    return Geometry("vit", {**arguments, **head}, head, False, "dist_token" in shapes)
+
+
+def swin_geometry(checkpoint: Checkpoint) -> Geometry:
+    """The sizes of a Swin; bias tables show heads and windows, old buffers the image size."""
+    shapes = _Shapes(checkpoint)
+    width, channels, _, patch = shapes["patch_embed.proj.weight"]
+    stages = shapes.count(r"layers\.(\d+)\.")
+    depths = tuple(shapes.count(rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages))
+    tables = [
+        shapes[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]
+        for stage in range(stages)
+    ]
+    window = (math.isqrt(tables[0][0]) + 1) // 2
+    size = window * patch * 2 ** (stages - 1)
+    if "layers.0.blocks.1.attn_mask" in shapes:
+        size = math.isqrt(shapes["layers.0.blocks.1.attn_mask"][0]) * window * patch
+    hidden = shapes["layers.0.blocks.0.mlp.fc1.weight"][0]
+    classifier = "head.fc.weight" if "head.fc.weight" in shapes else "head.weight"
+    classes = shapes[classifier][0] if classifier in shapes else 0
+    head = _head(classes, channels)
+    arguments = {
+        "img_size": size,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depths": depths,
+        "num_heads": tuple(table[1] for table in tables),
+        "window_size": window,
+        "mlp_ratio": hidden / width,
+    }
+    return Geometry("swin", {**arguments, **head}, head, True)
+
+
+def _head(classes: int, channels: int) -> dict[str, Any]:
+    head: dict[str, Any] = {"num_classes": classes}
+    if channels != 3:
+        head["in_chans"] = channels
+    return head
+
+
+class _Shapes:
+    """Shapes by key; a missing key or an odd rank is the checkpoint's fault, not ours."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._checkpoint.tensors
+
+    def __getitem__(self, key: str) -> tuple[int, ...]:
+        ranks = {"patch_embed.proj.weight": 4, "pos_embed": 3, "reg_token": 3}
+        rank = ranks.get(key, 3 if key.endswith("attn_mask") else 2)
+        tensor = self._checkpoint.tensors.get(key)
+        if tensor is None or len(tensor.spec.shape) != rank or 0 in tensor.spec.shape:
+            found = "is missing" if tensor is None else f"has the shape {tensor.spec.shape}"
+            raise UnknownArchitecture(f"{key} {found}", where=self._checkpoint.where)
+        return tensor.spec.shape
+
+    def count(self, pattern: str) -> int:
+        """One more than the largest number that the pattern finds in a key."""
+        found = (re.match(pattern, key) for key in self._checkpoint.tensors)
+        return max((int(match.group(1)) for match in found if match), default=-1) + 1

@@ -1,0 +1,23 @@
+"""The config.json that timm writes beside the weights it publishes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from scalenet_cli.errors import CheckpointUnreadable
+from scalenet_cli.families.timm_models import PREPROCESSING
+
+
+def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's arguments and preprocessing in such a config.
+
+    Raises:
+        CheckpointUnreadable: an entry of the wrong kind.
+    """
+    arguments = config.get("model_args", {})
+    pretrained = config.get("pretrained_cfg", {})
+    if not isinstance(arguments, dict) or not isinstance(pretrained, dict):
+        raise CheckpointUnreadable("model_args and pretrained_cfg of config.json are no mappings")
+    kept = {key: pretrained[key] for key in PREPROCESSING if pretrained.get(key) is not None}
+    if "num_classes" in config:
+        kept["num_classes"] = config["num_classes"]
+    return {**kept, **arguments}

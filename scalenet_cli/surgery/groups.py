@@ -1,0 +1,43 @@
+"""The group of every tensor of a model, expanded or not."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from scalenet_cli.errors import UnknownBlockTensor
+from scalenet_cli.families.base import Anatomy, Family
+from scalenet_cli.plan.schema import Group
+
+
+def group_parameters(model: nn.Module, family: Family) -> dict[str, Group]:
+    """Key (the first, where a tensor has several) -> group. All weights of blocks are `shared`.
+
+    Raises:
+        UnknownBlockTensor: a tensor that the family does not know.
+    """
+    anatomies: dict[str, Mapping[str, Anatomy]] = {
+        stage.path: {
+            position: family.anatomy(block)
+            for position, block in model.get_submodule(stage.path).named_children()
+        }
+        for stage in family.stages(model)
+    }
+    return {key: _group(key, anatomies, family) for key, _ in model.named_parameters()}
+
+
+def _group(key: str, anatomies: Mapping[str, Mapping[str, Anatomy]], family: Family) -> Group:
+    stage = next((path for path in anatomies if key.startswith(f"{path}.")), None)
+    if stage is None:
+        outer = family.group(key)
+        if outer is None:
+            raise UnknownBlockTensor(
+                f"the model has the tensor {key}, which its family does not know",
+                hint="this variant of the architecture is not supported yet",
+            )
+        return outer
+    position, _, inner = key[len(stage) + 1 :].partition(".")
+    if any(inner.startswith(f"{norm}.") for norm in anatomies[stage][position].norms):
+        return "norms"
+    if ".adapter." in inner:
+        return "adapters"
+    return "gates" if inner.endswith(".gate") else "shared"
