@@ -71,10 +71,8 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
         yield staging
         _publish(staging, output, parent)
     except OSError as error:
-        if isinstance(error, FileNotFoundError) or error.errno is None:
-            raise
         raise OutputUnwritable(
-            f"writing failed: {error.strerror}",
+            f"writing failed: {error.strerror or error}",
             where=str(output),
             hint="nothing was left behind; make room or fix permissions, then run it again",
         ) from None

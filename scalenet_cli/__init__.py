@@ -1,0 +1,55 @@
+"""scalenet: pretrained checkpoints made deeper by tied blocks with adapters of their own.
+
+Names are imported on first use, because most of them bring torch along and the command line must
+answer ``--help`` at once.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from scalenet_cli.commands.count import count_params as count_params
+    from scalenet_cli.commands.count import flops as flops
+    from scalenet_cli.commands.expand import ExpandReport as ExpandReport
+    from scalenet_cli.commands.expand import expand_checkpoint as expand_checkpoint
+    from scalenet_cli.commands.inspection import check_plan as check_plan
+    from scalenet_cli.commands.inspection import inspect as inspect
+    from scalenet_cli.commands.opening import expand_module as expand_module
+    from scalenet_cli.commands.opening import load as load
+    from scalenet_cli.commands.options import SourceOptions as SourceOptions
+    from scalenet_cli.commands.verify import verify as verify
+    from scalenet_cli.errors import ScalenetError as ScalenetError
+    from scalenet_cli.plan.load import load_plan as load_plan
+    from scalenet_cli.plan.load import parse_plan as parse_plan
+    from scalenet_cli.plan.schema import ExpansionPlan as ExpansionPlan
+
+__version__: Final = version("scalenet-cli")
+
+_EXPORTS: Final = {
+    "ExpandReport": "commands.expand",
+    "ExpansionPlan": "plan.schema",
+    "ScalenetError": "errors",
+    "SourceOptions": "commands.options",
+    "check_plan": "commands.inspection",
+    "count_params": "commands.count",
+    "expand_checkpoint": "commands.expand",
+    "expand_module": "commands.opening",
+    "flops": "commands.count",
+    "inspect": "commands.inspection",
+    "load": "commands.opening",
+    "load_plan": "plan.load",
+    "parse_plan": "plan.load",
+    "verify": "commands.verify",
+}
+__all__ = [*sorted(_EXPORTS), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,90 @@
+"""The application: its commands, and the one place where errors become text and exit status."""
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from scalenet_cli.cli import (
+    check,
+    count_params,
+    expand,
+    flops,
+    inspection,
+    quickstart,
+    recipes,
+    verify,
+)
+from scalenet_cli.errors import ScalenetError
+
+EXIT_INTERRUPTED = 130
+
+
+class ReportingGroup(TyperGroup):
+    """Turns a ScalenetError of any command into its message on stderr and its exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command inside the error boundary."""
+        try:
+            return super().invoke(ctx)
+        except ScalenetError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted: nothing was changed", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader, such as `head`, has what it wants; Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    name="scalenet",
+    cls=ReportingGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make a pretrained checkpoint deeper: tied blocks, one small adapter per block instance.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from scalenet_cli import __version__
+
+        typer.echo(f"scalenet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Options of the tool itself."""
+
+
+app.command("expand")(expand.expand)
+app.command("inspect")(inspection.inspect)
+app.command("check")(check.check)
+app.command("count-params")(count_params.count_params)
+app.command("flops")(flops.flops)
+app.command("verify")(verify.verify)
+app.command("recipes")(recipes.recipes)
+app.command("quickstart")(quickstart.quickstart)
+
+
+def _stop(*_: object) -> NoReturn:
+    # As an exception, so that a half-written output is removed on the way out.
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _stop)
+    app()

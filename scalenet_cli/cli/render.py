@@ -1,0 +1,199 @@
+"""The only place that prints: reports to stdout, notes to stderr."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from scalenet_cli.cli.picture import draw_layout
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
+    from scalenet_cli.commands.expand import ExpandReport
+    from scalenet_cli.commands.inspection import CheckReport, InspectReport
+    from scalenet_cli.commands.quickstart import QuickstartReport
+    from scalenet_cli.commands.recipes import RecipeList
+    from scalenet_cli.commands.verify import VerifyReport
+
+R = TypeVar("R", bound="Report")
+
+
+def report(facts: R, show: Callable[[R], None], *, as_json: bool) -> None:
+    """A report as JSON, or as its own kind of text."""
+    if as_json:
+        typer.echo(facts.model_dump_json(indent=2))
+    else:
+        show(facts)
+
+
+def notes(lines: Iterable[str]) -> None:
+    """Decisions that the user should hear of."""
+    for line in lines:
+        typer.echo(f"note: {line}", err=True)
+
+
+def text(content: str) -> None:
+    """A file as it stands."""
+    typer.echo(content, nl=not content.endswith("\n"))
+
+
+def parameters(facts: "ParameterReport") -> None:
+    """Groups and totals."""
+    rows = [
+        (name, count, facts.executed_groups[name], facts.trainable_groups[name])
+        for name, count in facts.groups.items()
+        if count
+    ]
+    rows.append(("total", facts.stored, facts.executed, facts.trainable))
+    _table(("parameters", "stored", "executed", "trainable"), rows)
+
+
+def flops(facts: "FlopReport") -> None:
+    """Instances and totals."""
+    _table(
+        ("stage", "position", "source", "use", "MACs", "FLOPs"),
+        [
+            (str(row.stage), str(row.position), str(row.source), str(row.ordinal), row.macs, row.flops)
+            for row in facts.instances
+        ],
+    )
+    rows = [
+        ("blocks", facts.macs - facts.outside_macs, facts.flops - facts.outside_flops),
+        ("outside blocks", facts.outside_macs, facts.outside_flops),
+        ("total", facts.macs, facts.flops),
+    ]
+    _table((f"one input of {facts.input_size} {facts.unit}", "MACs", "FLOPs"), rows)
+
+
+def inspection(facts: "InspectReport") -> None:
+    """Stages, picture and totals."""
+    typer.echo(f"{facts.architecture}  (family {facts.family})")
+    _table(
+        ("stage", "path", "width", "blocks", "scaled", "reused blocks"),
+        [
+            (str(index), stage.path, stage.width, stage.depth, stage.scaled_depth, _runs(stage.scope))
+            for index, stage in enumerate(facts.stages)
+        ],
+    )
+    for line in draw_layout(facts.stages, _width(), _unicode()):
+        typer.echo(line)
+    typer.echo(f"Linears of a block: {', '.join(facts.linears)}")
+    if facts.tied_tensors:
+        typer.echo(f"tied tensors: {facts.tied_tensors}")
+    parameters(facts.parameters)
+
+
+def check(facts: "CheckReport") -> None:
+    """One line."""
+    line = "the plan is valid"
+    if facts.target is not None:
+        line += f" and fits {facts.target}: {facts.blocks} blocks ({facts.new_blocks} new), "
+        line += f"{facts.stored:,} stored parameters"
+    typer.echo(line)
+
+
+def expand(facts: "ExpandReport") -> None:
+    """Before and after, and what was or would be written."""
+    _table(
+        ("", "source", "scaled"),
+        [
+            ("blocks", facts.blocks - facts.new_blocks, facts.blocks),
+            ("stored parameters", facts.source_parameters, facts.parameters.stored),
+            ("executed parameters", "", facts.parameters.executed),
+            ("trainable parameters", "", facts.parameters.trainable),
+            (f"MACs at {facts.flops.input_size} {facts.flops.unit}", "", facts.flops.macs),
+            ("bytes of tensors", facts.source_bytes, facts.bundle_bytes),
+        ],
+    )
+    if facts.written:
+        typer.echo(f"written to {facts.output}")
+        return
+    _table(
+        ("memory estimate", "bytes"),
+        [
+            ("expand: largest tensor at a time", facts.largest_tensor_bytes),
+            ("weights in memory", facts.inference_bytes),
+            ("weights, gradients, AdamW", facts.training_state_bytes),
+        ],
+    )
+    typer.echo(f"dry run: {facts.output} was not written")
+
+
+def verification(facts: "VerifyReport") -> None:
+    """What holds."""
+    typer.echo(f"digests   {facts.num_tensors} tensors, {facts.checked_bytes:,} bytes")
+    typer.echo(f"ties      {facts.tie_groups} tensors under {facts.tied_keys} keys, one object each")
+    compared = facts.compared_with or f"the digest of {facts.source}"
+    typer.echo(f"base      equal to {compared}, bit for bit")
+    typer.echo(f"{facts.bundle} holds")
+
+
+def recipe_list(facts: "RecipeList") -> None:
+    """One row per recipe."""
+    _table(
+        ("recipe", "source", "stored", "what it is"),
+        [(r.name, r.source, r.stored if r.stored else "", r.title) for r in facts.recipes],
+    )
+
+
+def quickstart(facts: "QuickstartReport") -> None:
+    """The story in four parts."""
+    before, after = facts.base_parameters, facts.parameters
+    _table(
+        ("Fashion-MNIST ViT", "before", "after"),
+        [
+            ("blocks", len(before.instances), len(after.instances)),
+            ("stored parameters", before.stored, after.stored),
+            ("executed parameters", before.executed, after.executed),
+            ("MACs per image", facts.base_flops.macs, facts.flops.macs),
+        ],
+    )
+    for line in draw_layout(facts.layout.stages, _width(), _unicode()):
+        typer.echo(line)
+    verification(facts.verification)
+    typer.echo(f"\nnext:  scalenet inspect {facts.output}\n       scalenet flops {facts.output}")
+    typer.echo("       scalenet recipes")
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Block numbers, with runs shortened: 0-11."""
+    if not numbers:
+        return "-"
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    numeric = [any(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name, right in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
+    _console().print(table)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    # In a pipe nothing is cut to a terminal's width that does not exist.
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+
+
+def _width() -> int:
+    return _console().width if sys.stdout.isatty() else 160
+
+
+def _unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -1,0 +1,58 @@
+"""``scalenet count-params`` and ``scalenet flops``."""
+
+from pathlib import Path
+
+from scalenet_cli.bundle.read import is_bundle, read_manifest
+from scalenet_cli.bundle.reports import FlopReport, ParameterReport
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.plan.load import load_plan
+
+
+def count_params(
+    target: str, *, plan: str | None = None, options: SourceOptions | None = None
+) -> ParameterReport:
+    """Parameters of a bundle, a checkpoint, ``timm:NAME`` or ``hf:REPO``, scaled by a plan if given.
+
+    No weights are read or downloaded. A bundle's manifest has the answer, without torch.
+
+    Raises:
+        ScalenetError: the target or the plan cannot be used.
+    """
+    options = options or SourceOptions()
+    if plan is None and is_bundle(Path(target)) and options == SourceOptions():
+        return read_manifest(Path(target)).parameters
+    document = load_plan(plan) if plan is not None else None
+    from scalenet_cli.commands.opening import describe
+    from scalenet_cli.measure.params import count_parameters
+
+    described = describe(target, options, document)
+    return count_parameters(described.model, described.layout, described.groups, described.train)
+
+
+def flops(
+    target: str,
+    *,
+    plan: str | None = None,
+    input_size: int | None = None,
+    options: SourceOptions | None = None,
+) -> FlopReport:
+    """Work of one forward pass over one image or sequence.
+
+    ``input_size`` is the image side in pixels, or the sequence length in tokens (default: what the
+    model is built for, at most 512 tokens).
+
+    Raises:
+        ScalenetError: the target or the plan cannot be used, or the model refuses the size.
+    """
+    options = options or SourceOptions()
+    if plan is None and is_bundle(Path(target)) and options == SourceOptions():
+        stored = read_manifest(Path(target)).flops
+        if input_size in (None, stored.input_size):
+            return stored
+    document = load_plan(plan) if plan is not None else None
+    from scalenet_cli.commands.opening import describe
+    from scalenet_cli.measure.flops import count_flops
+
+    described = describe(target, options, document, image_size=input_size)
+    size = input_size or described.family.default_input_size(described.model)
+    return count_flops(described.model, described.layout, described.family, size)

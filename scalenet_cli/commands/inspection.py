@@ -1,0 +1,106 @@
+"""``scalenet inspect`` and ``scalenet check``."""
+
+from scalenet_cli.bundle.reports import ParameterReport, Report
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.plan.load import load_plan
+from scalenet_cli.plan.schema import ExpansionPlan
+
+
+class StageReport(Report):
+    """One stage: where it is, its blocks before and after, and what every position executes."""
+
+    path: str
+    width: int
+    depth: int
+    scaled_depth: int
+    scope: tuple[int, ...]
+    sources: tuple[int, ...]
+    ordinals: tuple[int, ...]
+
+
+class InspectReport(Report):
+    """What a target is."""
+
+    target: str
+    family: str
+    architecture: str
+    stages: tuple[StageReport, ...]
+    parameters: ParameterReport
+    linears: tuple[str, ...]
+    tied_tensors: int
+    notes: tuple[str, ...]
+
+
+class CheckReport(Report):
+    """A plan without mistakes."""
+
+    plan: ExpansionPlan
+    target: str | None
+    blocks: int | None = None
+    new_blocks: int | None = None
+    stored: int | None = None
+
+
+def inspect(
+    target: str, *, plan: str | None = None, options: SourceOptions | None = None
+) -> InspectReport:
+    """Stages, blocks, widths and layout of a bundle or checkpoint; no weights are read.
+
+    Raises:
+        ScalenetError: the target or the plan cannot be used.
+    """
+    document = load_plan(plan) if plan is not None else None
+    from scalenet_cli.commands.opening import describe
+    from scalenet_cli.measure.params import count_parameters
+
+    described = describe(target, options or SourceOptions(), document)
+    refs = described.family.stages(described.model)
+    stages = tuple(
+        StageReport(
+            path=stage.path,
+            width=ref.width,
+            depth=stage.depth,
+            scaled_depth=len(stage.instances),
+            scope=stage.scope,
+            sources=tuple(slot.source for slot in stage.instances),
+            ordinals=tuple(slot.ordinal for slot in stage.instances),
+        )
+        for stage, ref in zip(described.layout.stages, refs, strict=True)
+    )
+    block = described.model.get_submodule(f"{refs[0].path}.0")
+    return InspectReport(
+        target=target,
+        family=described.family.name,
+        architecture=described.architecture.name,
+        stages=stages,
+        parameters=count_parameters(
+            described.model, described.layout, described.groups, described.train
+        ),
+        linears=described.family.anatomy(block).linears,
+        tied_tensors=len(described.expansion.ties) if described.expansion else 0,
+        notes=described.source.notes if described.source else (),
+    )
+
+
+def check_plan(
+    plan: str, *, against: str | None = None, options: SourceOptions | None = None
+) -> CheckReport:
+    """A plan, checked by itself or against a model; without a target no torch is imported.
+
+    Raises:
+        PlanError: every mistake in it.
+    """
+    document = load_plan(plan)
+    if against is None:
+        return CheckReport(plan=document.plan, target=None)
+    from scalenet_cli.commands.opening import describe
+
+    described = describe(against, options or SourceOptions(), document)
+    stored = sum(parameter.numel() for parameter in described.model.parameters())
+    return CheckReport(
+        plan=document.plan,
+        target=against,
+        blocks=described.layout.num_instances,
+        new_blocks=described.layout.num_new,
+        stored=stored,
+    )

@@ -1,0 +1,93 @@
+"""``scalenet verify``: digests, ties, and the base, bit for bit."""
+
+from pathlib import Path
+
+from scalenet_cli.bundle.read import check_digests, digest_place, open_bundle, tensor_places
+from scalenet_cli.bundle.reports import Report
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.errors import SourceMismatch
+
+
+class VerifyReport(Report):
+    """What was found to hold."""
+
+    bundle: str
+    num_tensors: int
+    checked_bytes: int
+    tie_groups: int
+    tied_keys: int
+    source: str
+    source_digest: str
+    compared_with: str | None
+    compared_tensors: int
+
+
+def verify(
+    bundle: str | Path, *, source: str | None = None, options: SourceOptions | None = None
+) -> VerifyReport:
+    """Checks every digest, loads the model to check its ties, and compares the base with a source.
+
+    Without ``source``, the base is compared with the digest that was taken of the source when the
+    bundle was made.
+
+    Raises:
+        BundleError: the first thing that does not hold.
+    """
+    opened = open_bundle(Path(bundle))
+    checked = check_digests(opened)
+    from scalenet_cli.commands.opening import load
+
+    load(bundle, check=False)
+    manifest = opened.manifest
+    compared = 0
+    if source is not None:
+        compared = _compare(opened.folder, source, options or SourceOptions())
+    return VerifyReport(
+        bundle=str(bundle),
+        num_tensors=len(manifest.tensors("base")) + len(manifest.tensors("instances")),
+        checked_bytes=checked,
+        tie_groups=len(manifest.ties),
+        tied_keys=sum(len(aliases) for aliases in manifest.ties.values()),
+        source=manifest.source.reference,
+        source_digest=manifest.source.digest,
+        compared_with=source,
+        compared_tensors=compared,
+    )
+
+
+def _compare(folder: Path, reference: str, options: SourceOptions) -> int:
+    """Every base tensor equals the source's, byte for byte."""
+    import hashlib
+
+    from scalenet_cli.families.sources import open_source
+
+    bundle = open_bundle(folder)
+    recorded = bundle.manifest.source
+    timm = recorded.family != "llama"
+    source = open_source(
+        reference,
+        arch=(options.arch or recorded.architecture) if timm and _is_file(reference) else None,
+        arguments=(options.model_kwargs or recorded.arguments) if timm else {},
+        random_seed=options.random_seed,
+    )
+    places = tensor_places(bundle, "base")
+    if source.tensors.keys() != places.keys():
+        different = sorted(source.tensors.keys() ^ places.keys())
+        raise SourceMismatch(
+            f"{len(different)} tensors are in only one of the two, such as {different[0]}",
+            where=f"{folder} and {reference}",
+        )
+    for key, place in places.items():
+        digest = hashlib.sha256()
+        for chunk in source.tensors[key].chunks():
+            digest.update(chunk)
+        if source.tensors[key].spec != place.spec or digest.hexdigest() != digest_place(place):
+            raise SourceMismatch(
+                f"{key} differs between the bundle and the source",
+                where=f"{folder} and {reference}",
+            )
+    return len(places)
+
+
+def _is_file(reference: str) -> bool:
+    return Path(reference).exists()

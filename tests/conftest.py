@@ -1,0 +1,67 @@
+"""No network, one thread per worker, tiny models, a command line, bundles to look at."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from typer.testing import CliRunner, Result
+
+from scalenet_cli.cli.app import app
+from tests.models import TinyCase, tiny_case
+
+torch.set_num_threads(1)
+
+PLAN = "version: 1\nmapping: interpolate\nfactor: 2\nadapter: {dim: 4}\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a test tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> TinyCase:
+    """The tiny model that a test's ``indirect`` parameter names."""
+    return tiny_case(request.param)
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    """The command line in this process: ``run("check", path)``."""
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a plan and returns its path."""
+
+    def write(text: str = PLAN, name: str = "plan.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def vit_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny ViT as a ``.pth`` state dict; read it with VIT_OPTIONS."""
+    path = tmp_path_factory.mktemp("checkpoints") / "vit.pth"
+    torch.save(tiny_case("vit").model.state_dict(), path)
+    yield path
+
+
+VIT_OPTIONS = ("--model-kwargs", "num_heads=2")
