@@ -15,7 +15,8 @@ ScalenetError
 |   |-- UnknownArchitecture, AmbiguousArchitecture, ArchitectureMismatch, UnsupportedTensor
 |   `-- MissingExtra, DownloadFailed
 |-- SurgeryError        exit 3: a model that a family does not describe
-|   `-- UnknownBlockTensor
+|   |-- UnknownBlockTensor
+|   `-- CannotFold
 |-- BundleError         exit 3: our own folder
 |   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe
 |   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
@@ -273,6 +274,12 @@ class UnknownBlockTensor(SurgeryError):
     """A block has a tensor of which the family does not say whether it is tied."""
 
     code = "unknown-block-tensor"
+
+
+class CannotFold(SurgeryError):
+    """An adapter cannot be absorbed into the weight beside it."""
+
+    code = "cannot-fold"
 
 
 class BundleError(ScalenetError):

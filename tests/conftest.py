@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,11 +57,11 @@ def plan_file(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def vit_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def vit_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny ViT as a ``.pth`` state dict; read it with VIT_OPTIONS."""
     path = tmp_path_factory.mktemp("checkpoints") / "vit.pth"
     torch.save(tiny_case("vit").model.state_dict(), path)
-    yield path
+    return path
 
 
 VIT_OPTIONS = ("--model-kwargs", "num_heads=2")

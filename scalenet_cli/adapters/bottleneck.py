@@ -31,6 +31,7 @@ class BottleneckAdapter(nn.Module):
     Units:
         D*(I + O) parameters; 2*B*N*D*(I + O) FLOPs (1 multiply-add = 2 FLOPs; the activation is not
         counted).
+
     Raises:
         AdapterTooWide: D >= min(I, O), which is no bottleneck any more.
     Source:

@@ -72,9 +72,7 @@ class Manifest(Strict):
 
     def to_layout(self) -> Layout:
         """The layout as the plan's own records."""
-        return Layout(
-            tuple(stage_layout(s.path, s.depth, s.sources, s.scope) for s in self.layout)
-        )
+        return Layout(tuple(stage_layout(s.path, s.depth, s.sources, s.scope) for s in self.layout))
 
     def tensors(self, role: Role) -> dict[str, TensorEntry]:
         """All tensors of the files with one role."""

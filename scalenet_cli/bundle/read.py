@@ -118,9 +118,7 @@ def tensor_places(bundle: Bundle, role: Role) -> dict[str, FileTensor]:
                 f"{name} does not hold the tensors that the manifest lists", where=str(path)
             )
         if places.keys() & found.keys():
-            raise BundleDigestMismatch(
-                f"{name} repeats tensors of another file", where=str(path)
-            )
+            raise BundleDigestMismatch(f"{name} repeats tensors of another file", where=str(path))
         places |= found
     return places
 
@@ -179,7 +177,7 @@ def map_tensors(bundle: Bundle, role: Role) -> "Mapping[str, torch.Tensor]":
     """All tensors of the files with one role, mapped into memory, not read."""
     from safetensors import safe_open
 
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, entry in bundle.manifest.files.items():
         if entry.role == role:
             with safe_open(_inside(bundle.folder, name), framework="pt") as file:

@@ -116,9 +116,7 @@ class BackgroundWriter:
         return {name: future.result() for name, future in self._futures.items()}
 
 
-def write_file(
-    folder: Path, role: Role, file: TensorFile, stop: Event | None = None
-) -> FileEntry:
+def write_file(folder: Path, role: Role, file: TensorFile, stop: Event | None = None) -> FileEntry:
     """Writes one safetensors file and makes it durable; returns its manifest entry."""
     header = file.header
     tensors = file.tensors

@@ -15,9 +15,7 @@ def write_text(folder: Path, name: str, text: str) -> FileEntry:
     path = folder / name
     path.write_bytes(data)
     fsync_path(path)
-    return FileEntry(
-        role="carried", num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
-    )
+    return FileEntry(role="carried", num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def carry_files(folder: Path, paths: Iterable[Path]) -> dict[str, FileEntry]:

@@ -37,7 +37,7 @@ class ReportingGroup(TyperGroup):
             typer.echo("interrupted: nothing was changed", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader, such as `head`, has what it wants; Python would complain once more at exit.
+            # The reader, such as `head`, has enough; Python would complain once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
 

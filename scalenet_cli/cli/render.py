@@ -56,7 +56,14 @@ def flops(facts: "FlopReport") -> None:
     _table(
         ("stage", "position", "source", "use", "MACs", "FLOPs"),
         [
-            (str(row.stage), str(row.position), str(row.source), str(row.ordinal), row.macs, row.flops)
+            (
+                str(row.stage),
+                str(row.position),
+                str(row.source),
+                str(row.ordinal),
+                row.macs,
+                row.flops,
+            )
             for row in facts.instances
         ],
     )
@@ -74,7 +81,14 @@ def inspection(facts: "InspectReport") -> None:
     _table(
         ("stage", "path", "width", "blocks", "scaled", "reused blocks"),
         [
-            (str(index), stage.path, stage.width, stage.depth, stage.scaled_depth, _runs(stage.scope))
+            (
+                str(index),
+                stage.path,
+                stage.width,
+                stage.depth,
+                stage.scaled_depth,
+                _runs(stage.scope),
+            )
             for index, stage in enumerate(facts.stages)
         ],
     )
@@ -115,7 +129,7 @@ def expand(facts: "ExpandReport") -> None:
         ("memory estimate", "bytes"),
         [
             ("expand: largest tensor at a time", facts.largest_tensor_bytes),
-            ("weights in memory", facts.inference_bytes),
+            ("weights in memory", facts.bundle_bytes),
             ("weights, gradients, AdamW", facts.training_state_bytes),
         ],
     )
@@ -125,7 +139,9 @@ def expand(facts: "ExpandReport") -> None:
 def verification(facts: "VerifyReport") -> None:
     """What holds."""
     typer.echo(f"digests   {facts.num_tensors} tensors, {facts.checked_bytes:,} bytes")
-    typer.echo(f"ties      {facts.tie_groups} tensors under {facts.tied_keys} keys, one object each")
+    typer.echo(
+        f"ties      {facts.tie_groups} tensors under {facts.tied_keys} keys, one object each"
+    )
     compared = facts.compared_with or f"the digest of {facts.source}"
     typer.echo(f"base      equal to {compared}, bit for bit")
     typer.echo(f"{facts.bundle} holds")

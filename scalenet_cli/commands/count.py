@@ -11,7 +11,7 @@ from scalenet_cli.plan.load import load_plan
 def count_params(
     target: str, *, plan: str | None = None, options: SourceOptions | None = None
 ) -> ParameterReport:
-    """Parameters of a bundle, a checkpoint, ``timm:NAME`` or ``hf:REPO``, scaled by a plan if given.
+    """Parameters of a bundle, a checkpoint, ``timm:NAME`` or ``hf:REPO``; a plan scales it.
 
     No weights are read or downloaded. A bundle's manifest has the answer, without torch.
 

@@ -78,7 +78,7 @@ def describe(
         return _rescale(base, architecture, family, manifest)
     layout = plain_layout(stage_shapes(family, base))
     groups = group_parameters(base, family)
-    present = tuple(group for group in GROUPS if group in groups.values())
+    present: tuple[Group, ...] = tuple(g for g in GROUPS if g in groups.values())
     return Described(architecture, family, base, layout, groups, present, None, source)
 
 

@@ -27,9 +27,7 @@ def list_recipes() -> RecipeList:
         recipe = load_plan(name).recipe
         assert recipe is not None, f"{name} is a plan, not a recipe"
         stored = recipe.expect.stored if recipe.expect else None
-        rows.append(
-            RecipeRow(name=name, title=recipe.title, source=recipe.source, stored=stored)
-        )
+        rows.append(RecipeRow(name=name, title=recipe.title, source=recipe.source, stored=stored))
     return RecipeList(recipes=tuple(rows))
 
 

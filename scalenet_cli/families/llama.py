@@ -131,26 +131,27 @@ class LlamaFamily:
         from accelerate import init_empty_weights
 
         with init_empty_weights(include_buffers=False):
-            model = create_decoder(architecture)
+            model: Any = create_decoder(architecture)
         model.tie_weights()
-        return model
+        built: nn.Module = model
+        return built
 
-    def stages(self, model: "nn.Module") -> tuple[StageRef, ...]:
+    def stages(self, model: Any) -> tuple[StageRef, ...]:
         """See Family."""
         return (StageRef("model.layers", len(model.model.layers), model.config.hidden_size),)
 
-    def anatomy(self, block: "nn.Module") -> Anatomy:
+    def anatomy(self, block: Any) -> Anatomy:
         """See Family."""
         return MODEL_TYPES[block.self_attn.config.model_type].anatomy
 
-    def prepare(self, block: "nn.Module") -> None:
+    def prepare(self, block: Any) -> None:
         """See Family. Nothing to do: all tied tensors are in Linears."""
 
     def group(self, key: str) -> OuterGroup | None:
         """See Family. A tied head is the embedding's tensor, so it counts there."""
         return next((group for pattern, group in _GROUPS if fnmatchcase(key, pattern)), None)
 
-    def shared_objects(self, model: "nn.Module") -> Sequence[object]:
+    def shared_objects(self, model: Any) -> Sequence[object]:
         """The config: attention reads it, and repair() changes it once for all."""
         return (model.config,)
 
@@ -158,16 +159,16 @@ class LlamaFamily:
         """See Family. Never called: the anatomy has no drop paths."""
         raise NotImplementedError
 
-    def default_drop_path(self, model: "nn.Module") -> float:
+    def default_drop_path(self, model: Any) -> float:
         """These models have no stochastic depth."""
         return 0.0
 
-    def random_init(self, model: "nn.Module") -> RandomInit:
+    def random_init(self, model: Any) -> RandomInit:
         """The config's range; Gemma's norms multiply by one plus their weight."""
         norm = 0.0 if model.config.model_type.startswith("gemma") else 1.0
         return RandomInit(std=float(model.config.initializer_range), norm=norm)
 
-    def repair(self, model: "nn.Module", layout: Layout) -> None:
+    def repair(self, model: Any, layout: Layout) -> None:
         """Cache slots, and every list of the config with one entry per layer."""
         (stage,) = layout.stages
         config = model.config
@@ -181,18 +182,18 @@ class LlamaFamily:
                 if "layer_idx" in vars(module):
                     module.layer_idx = instance.position
 
-    def finish(self, model: "nn.Module", folder: Path) -> None:
+    def finish(self, model: Any, folder: Path) -> None:
         """The generation config that the source came with."""
         from transformers import GenerationConfig
 
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
 
-    def default_input_size(self, model: "nn.Module") -> int:
+    def default_input_size(self, model: Any) -> int:
         """512 tokens, or the context where that is shorter."""
         return min(512, int(model.config.max_position_embeddings))
 
-    def example_inputs(self, model: "nn.Module", size: int, device: str) -> dict[str, Any]:
+    def example_inputs(self, model: Any, size: int, device: str) -> dict[str, Any]:
         """One sequence of ``size`` tokens."""
         import torch
 

@@ -1,6 +1,6 @@
 """timm's Swin transformers: four stages, window attention with a relative position bias table."""
 
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 from timm.models.swin_transformer import WindowAttention
@@ -42,17 +42,18 @@ class SharedTableAttention(WindowAttention):  # type: ignore[misc]
     @property
     def relative_position_bias_table(self) -> torch.Tensor:
         """The table that the instances of this block share."""
-        return self.bias.table
+        table: torch.Tensor = self.bias.table
+        return table
 
 
-def _stages(model: nn.Module) -> tuple[StageRef, ...]:
+def _stages(model: Any) -> tuple[StageRef, ...]:
     return tuple(
         StageRef(f"layers.{index}.blocks", len(stage.blocks), stage.blocks[0].dim)
         for index, stage in enumerate(model.layers)
     )
 
 
-def _anatomy(block: nn.Module) -> Anatomy:
+def _anatomy(block: Any) -> Anatomy:
     return Anatomy(
         attention=("attn.qkv", "attn.proj"),
         mlp=("mlp.fc1", "mlp.fc2"),
@@ -63,7 +64,7 @@ def _anatomy(block: nn.Module) -> Anatomy:
     )
 
 
-def _prepare(block: nn.Module) -> None:
+def _prepare(block: Any) -> None:
     """The bias table is a Parameter of the attention in timm; it becomes a module."""
     attention = block.attn
     table = attention.relative_position_bias_table
@@ -72,12 +73,12 @@ def _prepare(block: nn.Module) -> None:
     attention.bias = BiasTable(table)
 
 
-def _default_drop_path(model: nn.Module) -> float:
+def _default_drop_path(model: Any) -> float:
     """0.5 for Swin-B, 0.2 for smaller ones (the paper's settings)."""
     return 0.5 if model.layers[0].blocks[0].dim >= 128 else 0.2
 
 
-def _repair(model: nn.Module, layout: Layout) -> None:
+def _repair(model: Any, layout: Layout) -> None:
     """Each stage keeps its number of blocks."""
     for stage, slots in zip(model.layers, layout.stages, strict=True):
         stage.depth = len(slots.instances)

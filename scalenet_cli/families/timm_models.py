@@ -12,6 +12,7 @@ import torch
 from accelerate import init_empty_weights
 from timm.layers import DropPath
 from timm.models import is_model_in_modules, list_models
+from timm.models._manipulate import reinit_non_persistent_buffers
 from torch import nn
 
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
@@ -83,12 +84,13 @@ def create_timm(architecture: Architecture) -> nn.Module:
     if "norm_eps" in arguments:
         arguments["norm_layer"] = partial(nn.LayerNorm, eps=float(arguments.pop("norm_eps")))
     try:
-        return timm.create_model(
+        model: nn.Module = timm.create_model(
             architecture.name,
             pretrained=False,
             pretrained_cfg_overlay=overlay or None,
             **arguments,
-        ).eval()
+        )
+        return model.eval()
     except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, IndexError) as error:
         raise ArchitectureMismatch(
             f"timm refuses the arguments of {architecture.name}: {error}",
@@ -96,7 +98,7 @@ def create_timm(architecture: Architecture) -> nn.Module:
         ) from None
 
 
-def preprocessing(model: nn.Module) -> dict[str, Any]:
+def preprocessing(model: Any) -> dict[str, Any]:
     """How images of this model are prepared, with timm's names."""
     config = model.pretrained_cfg
     return {key: config[key] for key in PREPROCESSING if config.get(key) is not None}
@@ -109,11 +111,11 @@ class TimmFamily:
 
     name: str
     groups: tuple[tuple[str, OuterGroup], ...]
-    stages: Callable[[nn.Module], tuple[StageRef, ...]]
-    anatomy: Callable[[nn.Module], Anatomy]
-    prepare: Callable[[nn.Module], None]
-    default_drop_path: Callable[[nn.Module], float]
-    repair: Callable[[nn.Module, Layout], None]
+    stages: Callable[[Any], tuple[StageRef, ...]]
+    anatomy: Callable[[Any], Anatomy]
+    prepare: Callable[[Any], None]
+    default_drop_path: Callable[[Any], float]
+    repair: Callable[[Any, Layout], None]
 
     def build(self, architecture: Architecture) -> nn.Module:
         """See Family."""
@@ -132,17 +134,18 @@ class TimmFamily:
         return DropPath(rate) if rate > 0 else nn.Identity()
 
     def random_init(self, model: nn.Module) -> RandomInit:
-        """timm draws Linears and bias tables of these models with 0.02."""
+        """Timm draws Linears and bias tables of these models with 0.02."""
         return RandomInit(std=0.02, norm=1.0)
 
     def finish(self, model: nn.Module, folder: Path) -> None:
-        """See Family."""
+        """Timm computes attention masks on the device of a norm, which was meta when it built."""
+        reinit_non_persistent_buffers(model)
 
-    def default_input_size(self, model: nn.Module) -> int:
+    def default_input_size(self, model: Any) -> int:
         """See Family."""
         return int(model.patch_embed.img_size[0])
 
-    def example_inputs(self, model: nn.Module, size: int, device: str) -> dict[str, Any]:
+    def example_inputs(self, model: Any, size: int, device: str) -> dict[str, Any]:
         """See Family."""
         channels = model.patch_embed.proj.in_channels
         return {"x": torch.zeros(1, channels, size, size, device=device)}

@@ -1,8 +1,6 @@
 """timm's isotropic vision transformers: ViT, DeiT, distilled DeiT."""
 
-from typing import Final
-
-from torch import nn
+from typing import Any, Final
 
 from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
 from scalenet_cli.families.timm_models import TimmFamily
@@ -26,11 +24,11 @@ _GROUPS: Final[tuple[tuple[str, OuterGroup], ...]] = (
 )
 
 
-def _stages(model: nn.Module) -> tuple[StageRef, ...]:
+def _stages(model: Any) -> tuple[StageRef, ...]:
     return (StageRef("blocks", len(model.blocks), model.embed_dim),)
 
 
-def _anatomy(block: nn.Module) -> Anatomy:
+def _anatomy(block: Any) -> Anatomy:
     # Norms and layer scales that a variant lacks are Identity in timm.
     present = {key.rpartition(".")[0] for key, _ in block.named_parameters()}
     return Anatomy(
@@ -43,19 +41,19 @@ def _anatomy(block: nn.Module) -> Anatomy:
     )
 
 
-def _prepare(block: nn.Module) -> None:
+def _prepare(block: Any) -> None:
     """All tied tensors are in Linears or layer scales already."""
 
 
-def _default_drop_path(model: nn.Module) -> float:
+def _default_drop_path(model: Any) -> float:
     """0 for DeiT-T, 0.2 for DeiT-S, 0.5 from DeiT-B on (the paper's settings)."""
     if model.embed_dim <= 192:
         return 0.0
     return 0.2 if model.embed_dim < 768 else 0.5
 
 
-def _repair(model: nn.Module, layout: Layout) -> None:
-    """timm's feature table names one entry per block."""
+def _repair(model: Any, layout: Layout) -> None:
+    """Timm's feature table names one entry per block."""
     (stage,) = layout.stages
     one = model.feature_info[0]
     model.feature_info = [

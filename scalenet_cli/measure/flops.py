@@ -11,10 +11,11 @@ from scalenet_cli.bundle.reports import FlopReport, InstanceFlops
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
+from scalenet_cli.surgery.clone import clone_structure
 
 
 def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> FlopReport:
-    """FLOPs of one forward pass over one sample. Moves the model to the meta device.
+    """FLOPs of one forward pass over one sample, on a copy of the model without data.
 
     FlopCounterMode's total is right for tied models, but it names modules by their first path, so
     it books all instances on one. Instances are told apart here by what the total is before and
@@ -23,7 +24,7 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
     Raises:
         OptionError: the model cannot run at this input size.
     """
-    model.to("meta")
+    model = clone_structure(model).to("meta")
     counter = FlopCounterMode(display=False)
     spent: dict[str, int] = {}
     hooks = []

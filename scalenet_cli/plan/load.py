@@ -117,14 +117,14 @@ def _read(path: Path) -> str:
         raise PlanUnreadable(f"the plan cannot be read: {error}", where=str(path)) from None
 
 
-def _yaml_path(data: Any, loc: tuple[str | int, ...]) -> YamlPath:
-    """pydantic's location without the union tags that it puts between the keys."""
+def _yaml_path(whole: Any, loc: tuple[str | int, ...]) -> YamlPath:
+    """Pydantic's location without the union tags that it puts between the keys."""
     path: list[str | int] = []
+    data = whole
     for order, part in enumerate(loc):
-        if isinstance(data, dict) and part in data:
-            path.append(part)
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        ):
             path.append(part)
             data = data[part]
         elif order == len(loc) - 1 and isinstance(data, dict):
@@ -167,7 +167,8 @@ def _nearest(given: str, valid: list[str], noun: str) -> str:
 
 def _adapter_model(data: Any) -> type[BaseModel]:
     kind = data.get("type", "parallel") if isinstance(data, dict) else "parallel"
-    return {"lora": LoraPlan, "none": NoAdapterPlan}.get(str(kind), ParallelPlan)
+    models: dict[str, type[BaseModel]] = {"lora": LoraPlan, "none": NoAdapterPlan}
+    return models.get(str(kind), ParallelPlan)
 
 
 def _valid_keys(data: Any, path: YamlPath) -> list[str]:
@@ -196,4 +197,6 @@ def _line_of(error: PlanError) -> int:
 
 
 def _kind(data: object) -> str:
-    return {list: "a list", str: "a text"}.get(type(data), f"a {type(data).__name__}")
+    if isinstance(data, list):
+        return "a list"
+    return "a text" if isinstance(data, str) else f"a {type(data).__name__}"

@@ -77,9 +77,7 @@ def resolve_train(plan: ExpansionPlan, present: Collection[Group]) -> tuple[Grou
 
 def plain_layout(stages: Sequence[StageShape]) -> Layout:
     """The layout of a model that is not scaled: every block once."""
-    return Layout(
-        tuple(stage_layout(s.path, s.depth, tuple(range(s.depth)), ()) for s in stages)
-    )
+    return Layout(tuple(stage_layout(s.path, s.depth, tuple(range(s.depth)), ()) for s in stages))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-GROUPS: Final = ("shared", "norms", "adapters", "gates", "embeddings", "head")
+GROUPS: Final[tuple["Group", ...]] = ("shared", "norms", "adapters", "gates", "embeddings", "head")
 Group = Literal["shared", "norms", "adapters", "gates", "embeddings", "head"]
 DEFAULT_TRAIN: Final[tuple[Group, ...]] = ("norms", "adapters", "gates")
 MAX_BLOCKS: Final = 4096
@@ -98,8 +98,8 @@ class SharedPlan(Strict):
 
     scope: Scope | None = Field(
         None,
-        description="`all`, `last-stage`, `{stages: [..]}` or `{blocks: [..]}`; by default `all` in "
-        "one-stage models, `last-stage` in hierarchical ones",
+        description="`all`, `last-stage`, `{stages: [..]}` or `{blocks: [..]}`; by default `all` "
+        "in one-stage models, `last-stage` in hierarchical ones",
     )
     weights: Literal["tied", "copied", "random", "averaged"] = Field(
         "tied", description="`copied`, `random` and `averaged` are the paper's untied baselines"
@@ -176,15 +176,15 @@ class ExpansionPlan(Strict):
     )
     train: Literal["all"] | tuple[Group, ...] | None = Field(
         None,
-        description="`all`, or a list of groups; by default adapters, norms and, where there are any, "
-        "gates",
+        description="`all`, or a list of groups; by default adapters, norms and, where "
+        "there are any, gates",
     )
     drop_path: Annotated[float, Number] | None = Field(
         None,
         ge=0,
         lt=1,
-        description="stochastic depth of the last block, linear from 0 at the first; by default the "
-        "paper's for the size of the model",
+        description="stochastic depth of the last block, linear from 0 at the first; by default "
+        "the paper's for the size of the model",
     )
 
     @model_validator(mode="after")
@@ -200,4 +200,3 @@ class ExpansionPlan(Strict):
     def has_gates(self) -> bool:
         """Whether instances of a reused block carry a gate."""
         return self.start != "copy"
-

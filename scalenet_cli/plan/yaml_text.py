@@ -1,4 +1,4 @@
-"""YAML as data plus the line of every entry, read with limits: the text may come from a stranger."""
+"""YAML as data plus the line of every entry, with limits: it may come from a stranger."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,10 +110,9 @@ def _line(node: yaml.Node, path: YamlPath) -> int:
             for key, value in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value == str(part):
                     line, child = key.start_mark.line + 1, value
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            if part < len(node.value):
-                child = node.value[part]
-                line = child.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
+            child = node.value[int(part)]
+            line = child.start_mark.line + 1
         if child is None:
             return line
         node = child

@@ -25,6 +25,5 @@ def set_parameters(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Non
 def meta_like(specs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, torch.Tensor]:
     """Tensors without data of the given shapes and types."""
     return {
-        key: torch.empty(shape, dtype=dtype, device="meta")
-        for key, (shape, dtype) in specs.items()
+        key: torch.empty(shape, dtype=dtype, device="meta") for key, (shape, dtype) in specs.items()
     }

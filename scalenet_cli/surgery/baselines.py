@@ -24,15 +24,17 @@ def initial_values(
     plan: ExpansionPlan,
     slot: Instance,
     averaged: Sequence[int],
-) -> dict[str, Value]:
-    """Key inside ``block`` -> initial value, for every tensor that is not one of the templates'.
+) -> dict[int, Value]:
+    """``id`` of a Parameter of ``block`` -> initial value, where it is not one of the templates'.
+
+    By ``id``, because wrapping a Linear gives its tensors other keys.
 
     ``source_keys`` names the source model's Parameters by ``id``; ``averaged`` lists the blocks
     that this slot would average.
     """
     template = templates[slot.source]
     tied = {id(parameter) for parameter in template.parameters()}
-    values: dict[str, Value] = {}
+    values: dict[int, Value] = {}
     for key, parameter in block.named_parameters():
         if id(parameter) in tied:
             continue
@@ -48,7 +50,7 @@ def initial_values(
                 value = Constant(0.0)
             case "random" if is_norm:
                 value = Constant(init.norm)
-        values[key] = value
+        values[id(parameter)] = value
     return values
 
 

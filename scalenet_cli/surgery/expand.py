@@ -107,14 +107,17 @@ class _Stage:
         template = templates[slot.source]
         anatomy = self.family.anatomy(template)
         block = clone_tied(template, self._shared(slot, template, anatomy))
-        values: dict[str, Value] = {}
+        own: dict[int, Value] = {}
         if slot.ordinal > 0:
             init = self.family.random_init(self.model)
             averaged = averaged_sources(self.seed, self.stage, slot.position)
-            values |= initial_values(
+            own = initial_values(
                 block, templates, self.source_keys, anatomy, init, self.plan, slot, averaged
             )
-        values |= adjust(block, anatomy, self.plan, self.stage, slot)
+        values = adjust(block, anatomy, self.plan, self.stage, slot)
+        for key, parameter in block.named_parameters():
+            if id(parameter) in own:
+                values[key] = own[id(parameter)]
         return block, values
 
     def _shared(self, slot: Instance, template: nn.Module, anatomy: Anatomy) -> list[object]:

@@ -37,10 +37,14 @@ def adapter_targets(plan: ParallelPlan | LoraPlan, anatomy: Anatomy) -> tuple[st
         if not hits[pattern]
     )
     if errors or not plan.targets:
-        raise PlanErrors(errors) if errors else TargetMatchesNothing(
-            "adapter.targets is empty",
-            hint="write `adapter: {type: none}` for a model without adapters",
-            field=("adapter", "targets"),
+        raise (
+            PlanErrors(errors)
+            if errors
+            else TargetMatchesNothing(
+                "adapter.targets is empty",
+                hint="write `adapter: {type: none}` for a model without adapters",
+                field=("adapter", "targets"),
+            )
         )
     chosen = set().union(*hits.values())
     return tuple(path for path in anatomy.linears if path in chosen)

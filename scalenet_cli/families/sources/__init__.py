@@ -69,8 +69,7 @@ def _file(path: Path, arch: str | None, arguments: Mapping[str, Any]) -> Source:
 
     architecture, model, notes = identify_timm(checkpoint, arch, arguments)
     source = convert(checkpoint, architecture, model)
-    kind = "safetensors" if checkpoint.files else "pytorch"
-    return replace(source, kind=kind, notes=(*checkpoint.notes, *notes))
+    return replace(source, kind=checkpoint.kind, notes=(*checkpoint.notes, *notes))
 
 
 def _folder(
@@ -114,8 +113,8 @@ def _timm_folder(
 
     checkpoint = read_weights(path)
     architecture, model, notes = identify_timm(checkpoint, name, merged)
-    kind = "safetensors" if checkpoint.files else "pytorch"
-    return replace(convert(checkpoint, architecture, model), kind=kind, notes=notes)
+    source = convert(checkpoint, architecture, model)
+    return replace(source, kind=checkpoint.kind, notes=notes)
 
 
 def _timm_name(

@@ -1,8 +1,9 @@
 """A checkpoint as its author named it: keys, tensors, files, and what it says about itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from scalenet_cli.errors import CheckpointNotFound, CheckpointUnreadable
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile, read_header
@@ -27,7 +28,12 @@ class Checkpoint:
     wrapper: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     architecture: str | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["safetensors", "pytorch"]:
+        """The file format."""
+        return "safetensors" if self.files else "pytorch"
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

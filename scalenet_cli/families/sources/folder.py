@@ -104,7 +104,9 @@ def _read_shards(folder: Path, index: Path) -> Checkpoint:
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or name in (".", ".."):
-            raise CheckpointUnreadable(f"the index points outside its folder: {name}", where=str(index))
+            raise CheckpointUnreadable(
+                f"the index points outside its folder: {name}", where=str(index)
+            )
         if not (folder / name).is_file():
             raise CheckpointIncomplete(
                 f"the shard {name} is missing; the index names {len(names)}",
@@ -120,7 +122,8 @@ def _read_shards(folder: Path, index: Path) -> Checkpoint:
     listed = sum(len(shard.tensors) for shard in shards.values())
     if listed != len(tensors):
         raise CheckpointUnreadable(
-            f"the shards hold {listed} tensors, but the index names {len(tensors)}", where=str(index)
+            f"the shards hold {listed} tensors, but the index names {len(tensors)}",
+            where=str(index),
         )
     files = tuple(file for shard in shards.values() for file in shard.files)
     return Checkpoint(str(folder), tensors, files)
@@ -170,7 +173,7 @@ def decoder_source(folder: Path, config: Mapping[str, Any], *, weights: bool) ->
     return Source(
         architecture=architecture,
         tensors=tensors,
-        kind="safetensors" if checkpoint.files else "pytorch",
+        kind=checkpoint.kind,
         dropped=dropped,
         duplicates=duplicates,
         verbatim=_whole(checkpoint, tensors),
@@ -197,7 +200,7 @@ def _repeated_head(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[st
     )
     if not same:
         raise ArchitectureMismatch(
-            "config.json ties the head to the embedding, but the weights hold two different tensors",
+            "config.json ties the head to the embedding, but the weights hold two tensors",
             where=checkpoint.where,
             hint='set "tie_word_embeddings": false in config.json if the head is its own',
         )

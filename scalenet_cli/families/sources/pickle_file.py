@@ -152,7 +152,9 @@ def _place(path: Path, key: str, tensor: torch.Tensor) -> FileTensor | None:
     spec = spec_of(tensor, key)
     # torch records where a storage lies when a checkpoint is loaded under FakeTensorMode.
     start = tensor.untyped_storage()._checkpoint_offset
-    offset = start + tensor.storage_offset() * tensor.element_size()
+    if start is None:
+        return None
+    offset = start + int(tensor.storage_offset()) * tensor.element_size()
     if offset + spec.num_bytes > path.stat().st_size:
         raise CheckpointUnreadable(
             f"{key} ends behind the end of the file",

@@ -66,7 +66,9 @@ def _tensor(path: Path, start: int, size: int, key: str, claim: Any) -> FileTens
     try:
         dtype, shape, (begin, end) = claim["dtype"], claim["shape"], claim["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        raise CheckpointUnreadable("the header does not describe this tensor", where=where) from None
+        raise CheckpointUnreadable(
+            "the header does not describe this tensor", where=where
+        ) from None
     whole = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and number >= 0 for number in whole) or len(shape) > MAX_RANK:
         raise CheckpointUnreadable("the header's numbers are no sizes", where=where)

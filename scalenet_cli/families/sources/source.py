@@ -1,9 +1,9 @@
-"""A checkpoint that has been understood: its architecture, and its tensors under the model's keys."""
+"""A checkpoint, understood: its architecture, and its tensors under the model's keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scalenet_cli.errors import ArchitectureMismatch
 from scalenet_cli.families.base import Architecture
@@ -35,7 +35,7 @@ class Source:
     architecture: Architecture
     tensors: Mapping[str, SourceTensor]
     reference: str = ""
-    kind: str = "safetensors"
+    kind: Literal["safetensors", "pytorch", "random"] = "safetensors"
     renamed: Mapping[str, str] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     duplicates: Mapping[str, str] = field(default_factory=dict)

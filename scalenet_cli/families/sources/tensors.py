@@ -118,7 +118,7 @@ class HeldTensor:
 
         flat = self.tensor.detach().contiguous().view(-1)
         if flat.numel():
-            yield memoryview(flat.view(torch.uint8).numpy())
+            yield memoryview(flat.view(torch.uint8).numpy().data)
 
     def read(self) -> "torch.Tensor":
         """The tensor."""

@@ -222,7 +222,7 @@ def _generic(
 def _rename(
     checkpoint: Checkpoint, family: str, model: nn.Module
 ) -> tuple[dict[str, SourceTensor], dict[str, str], tuple[str, ...]]:
-    """timm key -> tensor, timm key -> the author's key where it differs, and derived buffers."""
+    """Timm key -> tensor, timm key -> the author's key where it differs, and derived buffers."""
     stand_ins = {
         key: torch.empty(
             tensor.spec.shape, dtype=getattr(torch, TORCH_NAMES[tensor.spec.dtype]), device="meta"

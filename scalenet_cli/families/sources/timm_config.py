@@ -8,7 +8,7 @@ from scalenet_cli.families.timm_models import PREPROCESSING
 
 
 def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's arguments and preprocessing in such a config.
+    """Timm's arguments and preprocessing in such a config.
 
     Raises:
         CheckpointUnreadable: an entry of the wrong kind.

@@ -1,0 +1,84 @@
+"""The surgery of one expansion, planned on a model without weights. Imports torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from scalenet_cli.bundle.reports import FlopReport, ParameterReport
+from scalenet_cli.bundle.tensor_files import ByteSource, Computed
+from scalenet_cli.commands.opening import Described, build_base, scale
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.families import family as find_family
+from scalenet_cli.families.sources import Source
+from scalenet_cli.families.sources.tensors import spec_of
+from scalenet_cli.measure.flops import count_flops
+from scalenet_cli.measure.params import count_parameters
+from scalenet_cli.plan.load import PlanDocument
+from scalenet_cli.surgery import Expansion
+from scalenet_cli.surgery.values import Copied, compute_value
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSurgery:
+    """A scaled model without weights, its numbers, and the tensors that its instances own."""
+
+    described: Described
+    expansion: Expansion
+    parameters: ParameterReport
+    flops: FlopReport
+    owned: Mapping[str, ByteSource]
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of the tensors that the plan trains."""
+        return sum(
+            parameter.numel() * parameter.element_size()
+            for key, parameter in self.described.model.named_parameters()
+            if self.described.groups[key] in self.described.train
+        )
+
+
+def plan_surgery(
+    source: Source, document: PlanDocument, options: SourceOptions, where: str
+) -> PlannedSurgery:
+    """Everything about the scaled model but its bytes.
+
+    Raises:
+        PlanError: the plan does not fit; with file and line.
+        ArchitectureMismatch: the source's tensors are not its architecture's.
+    """
+    architecture = source.architecture
+    family = find_family(architecture.family)
+    base = build_base(architecture, family, source, where)
+    described = scale(base, architecture, family, document, source, options.seed)
+    assert described.expansion is not None
+    size = family.default_input_size(described.model)
+    return PlannedSurgery(
+        described,
+        described.expansion,
+        count_parameters(described.model, described.layout, described.groups, described.train),
+        count_flops(described.model, described.layout, family, size),
+        _owned_tensors(described, described.expansion, source, options.seed),
+    )
+
+
+def _owned_tensors(
+    described: Described, expansion: Expansion, source: Source, seed: int
+) -> dict[str, ByteSource]:
+    """What belongs to instances: copies are streamed from the source, the rest is computed."""
+    blank = dict(described.model.named_parameters())
+    tensors: dict[str, ByteSource] = {}
+    for key, value in expansion.owned.items():
+        if isinstance(value, Copied):
+            tensors[key] = source.tensors[value.key]
+            continue
+        compute = partial(
+            compute_value,
+            value,
+            key,
+            blank[key],
+            seed=seed,
+            read=lambda name: source.tensors[name].read(),
+        )
+        tensors[key] = Computed(spec_of(blank[key], key), compute)
+    return tensors

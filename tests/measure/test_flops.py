@@ -1,0 +1,101 @@
+"""Our FLOPs against PyTorch's counter on the real model, and against the paper's models."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scalenet_cli import SourceOptions, flops
+from scalenet_cli.bundle.reports import FlopReport
+from scalenet_cli.commands.opening import expand_module, stage_shapes
+from scalenet_cli.measure.flops import count_flops
+from scalenet_cli.plan.resolve import plain_layout, resolve_layout
+from tests.laws.building import make_plan
+from tests.models import ARCHITECTURES, TinyCase
+
+every_case = pytest.mark.parametrize("case", ARCHITECTURES, indirect=True)
+PLAIN = {"type": "none"}
+
+
+def assert_adds_up(report: FlopReport) -> None:
+    assert report.flops == 2 * report.macs
+    assert sum(row.flops for row in report.instances) + report.outside_flops == report.flops
+    assert all(row.flops > 0 for row in report.instances)
+
+
+@every_case
+def test_the_total_equals_the_real_modules_with_fused_attention(case: TinyCase) -> None:
+    adapter = {"type": "lora", "dim": 4, "targets": "all-linear", "instances": "new"}
+    plan = make_plan(case, adapter=adapter)
+    model = expand_module(case.model, plan, family=case.architecture.family)
+    size = case.family.default_input_size(model)
+    inputs = case.family.example_inputs(model, size, "cpu")
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(**inputs)
+    layout = resolve_layout(plan, stage_shapes(case.family, case.model))
+    report = count_flops(model, layout, case.family, size)
+    assert report.flops == counter.get_total_flops()
+    assert report.unit == ("tokens" if case.architecture.family == "llama" else "pixels")
+    assert_adds_up(report)
+    # `instances: new`: a pretrained occurrence works less than an instance with adapters.
+    first, second = (row.flops for row in report.instances[:2])
+    assert second > first
+
+
+@every_case
+def test_an_instance_works_as_much_as_its_source(case: TinyCase) -> None:
+    shapes = stage_shapes(case.family, case.model)
+    size = case.family.default_input_size(case.model)
+    base = count_flops(case.model, plain_layout(shapes), case.family, size)
+    assert_adds_up(base)
+    by_source = {(row.stage, row.source): row.flops for row in base.instances}
+    plan = make_plan(case, adapter=PLAIN, factor=3)
+    model = expand_module(case.model, plan, family=case.architecture.family)
+    scaled = count_flops(model, resolve_layout(plan, shapes), case.family, size)
+    assert [row.flops for row in scaled.instances] == [
+        by_source[row.stage, row.source] for row in scaled.instances
+    ]
+    assert scaled.outside_flops == base.outside_flops
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "base_gigamacs", "scaled_gigamacs"),
+    [
+        ("deit_tiny_patch16_224", "deit_tiny_sharing_only", 1.254, 2.478),
+        ("deit_small_patch16_224", "deit_small_sharing_only", 4.599, 9.140),
+        ("deit_base_patch16_224", "deit_tiny_sharing_only", 17.564, 35.011),
+        ("swin_tiny_patch4_window7_224", "swin_tiny_sharing_only", 4.491, 5.192),
+        ("swin_base_patch4_window7_224", "swin_base_sharing_only", 15.431, 16.674),
+    ],
+)
+def test_the_papers_models(
+    name: str, recipe: str, base_gigamacs: float, scaled_gigamacs: float
+) -> None:
+    base = flops(f"timm:{name}")
+    scaled = flops(f"timm:{name}", plan=f"paper/table2/{recipe}")
+    assert (round(base.macs / 1e9, 3), round(scaled.macs / 1e9, 3)) == (
+        base_gigamacs,
+        scaled_gigamacs,
+    )
+    assert_adds_up(scaled)
+
+
+def test_a_block_of_deit_equals_the_formula() -> None:
+    report = flops("timm:deit_tiny_patch16_224")
+    tokens, width = 197, 192
+    linears = tokens * width * width * (3 + 1 + 4 + 4)
+    attention = 2 * tokens * tokens * width
+    assert {row.macs for row in report.instances} == {linears + attention}
+
+
+def test_another_image_size_changes_the_number_of_tokens() -> None:
+    report = flops("timm:deit_tiny_patch16_224", input_size=384)
+    tokens, width = 577, 192
+    expected = tokens * width * width * 12 + 2 * tokens * tokens * width
+    assert {row.macs for row in report.instances} == {expected}
+    assert report.input_size == 384
+
+
+def test_model_arguments_reach_the_count() -> None:
+    options = SourceOptions(model_kwargs={"depth": 3})
+    assert len(flops("timm:deit_tiny_patch16_224", options=options).instances) == 3

@@ -1,0 +1,48 @@
+"""Every shipped recipe gives its numbers through the command line, at full size."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from typer.testing import Result
+
+from scalenet_cli import load_plan
+from scalenet_cli.plan.recipes import recipe_names
+
+PAPER = [name for name in recipe_names() if name.startswith("paper/")]
+DO_NOT_FOLLOW = {
+    "paper/table1/swin_tiny",
+    "paper/table4/deit_base_3x",
+    "paper/table4/swin_base_3x",
+    "paper/table6/deit_base_dim8",
+    "paper/table6/deit_base_dim32",
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_gives_its_expected_count(name: str, run: Callable[..., Result]) -> None:
+    recipe = load_plan(name).recipe
+    assert recipe is not None
+    assert recipe.expect is not None
+    result = run("count-params", recipe.source, "--plan", name, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["stored"] == recipe.expect.stored
+    published = recipe.expect.published_millions
+    assert published is not None
+    follows = round(report["stored"] / 1e6, 2) == published
+    assert follows == recipe.expect.published_follows == (name not in DO_NOT_FOLLOW)
+    base = json.loads(run("count-params", recipe.source, "--json").stdout)
+    assert len(report["instances"]) - len(base["instances"]) == recipe.expect.new_blocks
+
+
+def test_all_rows_of_the_paper_have_a_recipe() -> None:
+    assert len(PAPER) == 37
+
+
+def test_recipes_are_listed_and_shown(run: Callable[..., Result]) -> None:
+    listed = json.loads(run("recipes", "--json").stdout)["recipes"]
+    assert [row["name"] for row in listed] == list(recipe_names())
+    shown = run("recipes", "paper/table1/deit_base")
+    assert "expect:" in shown.stdout
+    assert shown.exit_code == 0
