@@ -1,7 +1,7 @@
 """A plan's text as an ExpansionPlan; every mistake is reported at once, with file and line."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -122,9 +122,12 @@ def _yaml_path(whole: Any, loc: tuple[str | int, ...]) -> YamlPath:
     path: list[str | int] = []
     data = whole
     for order, part in enumerate(loc):
-        if (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        ):
+        keys: Collection[object] = ()
+        if isinstance(data, dict):
+            keys = data.keys()
+        elif isinstance(data, list):
+            keys = range(len(data))
+        if part in keys:
             path.append(part)
             data = data[part]
         elif order == len(loc) - 1 and isinstance(data, dict):
