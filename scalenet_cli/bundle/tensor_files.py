@@ -98,7 +98,7 @@ class BackgroundWriter:
 
     def __init__(self, folder: Path, role: Role, files: list[TensorFile]) -> None:
         self._stop = Event()
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="write")
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="write")
         self._futures: dict[str, Future[FileEntry]] = {
             file.name: self._pool.submit(write_file, folder, role, file, self._stop)
             for file in files

@@ -99,10 +99,8 @@ def compare(source: Path, workdir: Path, plan: Path, rounds: int) -> dict[str, o
 def startup(workdir: Path, plan: Path, rounds: int) -> dict[str, object]:
     """Commands that need no torch; console script, median and range in seconds."""
     bundle = workdir / "bundle"
-    measure(
-        [*SCALENET, "expand", "timm:deit_tiny_patch16_224", "--random-weights"]
-        + ["--plan", str(plan), "-o", str(bundle)]
-    )
+    source = ["timm:deit_tiny_patch16_224", "--random-weights"]
+    measure([*SCALENET, "expand", *source, "--plan", str(plan), "-o", str(bundle)])
     script = str(Path(sys.executable).parent / "scalenet")
     results: dict[str, object] = {}
     for arguments in (["--help"], ["check", str(plan)], ["count-params", str(bundle)]):
