@@ -24,7 +24,8 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
     Raises:
         OptionError: the model cannot run at this input size.
     """
-    model = clone_structure(model).to("meta")
+    # In one dtype, because stored types may differ; work does not depend on them.
+    model = clone_structure(model).to("meta", torch.float32)
     counter = FlopCounterMode(display=False)
     spent: dict[str, int] = {}
     hooks = []
