@@ -5,17 +5,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from scalenet_cli.bundle.reports import FlopReport, InstanceFlops
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
-from scalenet_cli.surgery.clone import clone_structure
 
 
 def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> FlopReport:
-    """FLOPs of one forward pass over one sample, on a copy of the model without data.
+    """FLOPs of one forward pass over one sample, with tensors without data in place of the model's.
 
     FlopCounterMode's total is right for tied models, but it names modules by their first path, so
     it books all instances on one. Instances are told apart here by what the total is before and
@@ -24,8 +24,6 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
     Raises:
         OptionError: the model cannot run at this input size.
     """
-    # In one dtype, because stored types may differ; work does not depend on them.
-    model = clone_structure(model).to("meta", torch.float32)
     counter = FlopCounterMode(display=False)
     spent: dict[str, int] = {}
     hooks = []
@@ -35,7 +33,7 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
     inputs = family.example_inputs(model, size, "meta")
     try:
         with torch.no_grad(), counter:
-            model(**inputs)
+            functional_call(model, _without_data(model), kwargs=inputs)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise OptionError(
             f"the model does not run at input size {size}: {error}",
@@ -45,6 +43,16 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
         for hook in hooks:
             hook.remove()
     return _report(layout, spent, counter.get_total_flops(), size, "input_ids" in inputs)
+
+
+def _without_data(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Stand-ins for parameters and buffers, in one float type: work does not depend on types."""
+    return {
+        key: torch.empty_like(
+            tensor, device="meta", dtype=torch.float32 if tensor.is_floating_point() else None
+        )
+        for key, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
 
 
 def _watch(

@@ -1,0 +1,147 @@
+"""Each command by hand: output for people, JSON for pipelines, thresholds for CI."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tests.conftest import VIT_OPTIONS
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def bundle(vit_checkpoint: Path, run: Run, plan_file: Callable[..., Path], tmp_path: Path) -> Path:
+    out = tmp_path / "out"
+    result = run("expand", vit_checkpoint, "--plan", plan_file(), "-o", out, *VIT_OPTIONS)
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+def test_expand_says_what_it_did(
+    vit_checkpoint: Path, run: Run, plan_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "new"
+    result = run("expand", vit_checkpoint, "--plan", plan_file(), "-o", out, *VIT_OPTIONS)
+    assert f"written to {out}" in result.stdout
+    assert "note: not in timm's registry" in result.stderr
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "adapters.safetensors",
+        "manifest.json",
+        "model.safetensors",
+        "plan.yaml",
+    ]
+    assert (out / "plan.yaml").read_text() == plan_file().read_text()
+
+
+def test_dry_run_prints_and_writes_nothing(
+    vit_checkpoint: Path, run: Run, plan_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "new"
+    arguments = ("expand", vit_checkpoint, "--plan", plan_file(), "-o", out, *VIT_OPTIONS)
+    result = run(*arguments, "--dry-run")
+    assert "was not written" in result.stdout
+    assert "memory estimate" in result.stdout
+    promised = json.loads(run(*arguments, "--dry-run", "--json").stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
+    written = json.loads(run(*arguments, "--json").stdout)
+    assert {**promised, "written": True} == written
+
+
+def test_force_replaces_a_bundle(
+    bundle: Path, vit_checkpoint: Path, run: Run, plan_file: Callable[..., Path]
+) -> None:
+    deeper = plan_file("version: 1\nmapping: stack\nfactor: 3\nadapter: {dim: 4}\n", "3.yaml")
+    arguments = ("expand", vit_checkpoint, "--plan", deeper, "-o", bundle, *VIT_OPTIONS)
+    assert run(*arguments).exit_code == 2
+    assert len(json.loads(run("count-params", bundle, "--json").stdout)["instances"]) == 6
+    assert run(*arguments, "--force").exit_code == 0
+    assert len(json.loads(run("count-params", bundle, "--json").stdout)["instances"]) == 9
+    assert {path.name for path in bundle.parent.iterdir()} == {"out", "plan.yaml", "3.yaml"}
+
+
+def test_bundle_checkpoint_and_plan_give_the_same_numbers(
+    bundle: Path, vit_checkpoint: Path, run: Run, plan_file: Callable[..., Path]
+) -> None:
+    for command in ("count-params", "flops"):
+        of_bundle = run(command, bundle, "--json")
+        of_plan = run(command, vit_checkpoint, "--plan", plan_file(), *VIT_OPTIONS, "--json")
+        replanned = run(command, bundle, "--plan", plan_file(), "--json")
+        assert of_bundle.stdout == of_plan.stdout == replanned.stdout
+        assert of_bundle.exit_code == 0
+    report = json.loads(run("count-params", bundle, "--json").stdout)
+    assert {"stored", "executed", "trainable", "groups"} <= report.keys()
+    report = json.loads(run("flops", bundle, "--json").stdout)
+    assert {"macs", "flops", "instances"} <= report.keys()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "key"),
+    [("count-params", "--max-params", "stored"), ("flops", "--max-macs", "macs")],
+)
+def test_thresholds(command: str, option: str, key: str, bundle: Path, run: Run) -> None:
+    found = json.loads(run(command, bundle, "--json").stdout)[key]
+    assert run(command, bundle, option, found).exit_code == 0
+    missed = run(command, bundle, option, found - 1)
+    assert missed.exit_code == 4
+    assert f"{found:,}" in missed.stderr
+    assert f"{found - 1:,}" in missed.stderr
+
+
+def test_inspect_draws_who_shares_what(bundle: Path, run: Run) -> None:
+    out = run("inspect", bundle).stdout.replace("\N{BLACK CIRCLE}", "O")
+    out = out.replace("\N{WHITE CIRCLE}", "o").replace("\N{MIDDLE DOT}", ".")
+    assert "position 012345\nblock  0 Oo....\n       1 ..Oo..\n       2 ....Oo\n" in out
+    report = json.loads(run("inspect", bundle, "--json").stdout)
+    (stage,) = report["stages"]
+    assert stage["sources"] == [0, 0, 1, 1, 2, 2]
+    assert stage["ordinals"] == [0, 1, 0, 1, 0, 1]
+    assert report["tied_tensors"] == 3 * 8
+
+
+def test_verify_with_and_without_the_source(bundle: Path, vit_checkpoint: Path, run: Run) -> None:
+    assert "bit for bit" in run("verify", bundle).stdout
+    report = json.loads(run("verify", bundle, "--source", vit_checkpoint, "--json").stdout)
+    assert report["compared_tensors"] == 44
+    assert report["tie_groups"] == 24
+
+
+def test_check(run: Run, plan_file: Callable[..., Path], vit_checkpoint: Path) -> None:
+    assert run("check", plan_file()).stdout == "the plan is valid\n"
+    result = run("check", plan_file(), "--against", vit_checkpoint, *VIT_OPTIONS)
+    assert "6 blocks (3 new)" in result.stdout
+
+
+def test_quickstart(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "quickstart"
+    first = run("quickstart", "-o", out)
+    assert first.exit_code == 0, first.stderr
+    assert f"{out} holds" in first.stdout
+    assert run("quickstart", "-o", out).exit_code == 0  # again, over its own bundle
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("weeks of work")
+    assert run("quickstart", "-o", other).exit_code == 2
+    assert (other / "thesis.txt").read_text() == "weeks of work"
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = "import sys; from scalenet_cli.cli.app import main; sys.argv[1:] = ['recipes']; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, error = process.communicate(timeout=60)
+    assert error == b""
+
+
+def test_the_version(run: Run) -> None:
+    import scalenet_cli
+
+    assert run("--version").stdout == f"scalenet {scalenet_cli.__version__}\n"
