@@ -34,7 +34,9 @@ def check_output(output: Path, *, force: bool) -> None:
             )
     parent = _parent(output)
     if not parent.is_dir():
-        raise OutputUnwritable(f"{parent} is no folder", where=str(output))
+        raise OutputUnwritable(
+            f"{parent} is no folder", where=str(output), hint="make that folder first"
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputUnwritable(f"no permission to write in {parent}", where=str(output))
 

@@ -16,7 +16,7 @@ from scalenet_cli.bundle.read import (
     read_manifest,
 )
 from scalenet_cli.commands.options import SourceOptions
-from scalenet_cli.errors import ManifestUnreadable, OptionError, PlanError
+from scalenet_cli.errors import ManifestUnreadable, OptionError, PlanError, PlanErrors
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Architecture, Family
 from scalenet_cli.families.sources import Source, check_tensors, open_source
@@ -27,6 +27,7 @@ from scalenet_cli.plan.resolve import plain_layout, resolve_layout, resolve_trai
 from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group
 from scalenet_cli.surgery import Expansion, expand, group_parameters, verify_ties
 from scalenet_cli.surgery.assign import meta_like, set_parameters
+from scalenet_cli.surgery.problems import plan_problems
 from scalenet_cli.surgery.values import compute_value
 
 
@@ -107,7 +108,7 @@ def scale(
 ) -> Described:
     """The surgery that a plan asks for; mistakes of the plan come with file and line."""
     with document.locating():
-        layout = resolve_layout(document.plan, stage_shapes(family, base))
+        layout = _layout_or_every_mistake(base, document.plan, family)
         expansion = expand(base, layout, document.plan, family, seed=seed)
         train = resolve_train(document.plan, set(expansion.groups.values()))
     return Described(
@@ -120,6 +121,16 @@ def scale(
         expansion,
         source,
     )
+
+
+def _layout_or_every_mistake(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
+    """The layout; where there is none, the mistakes outside mapping and scope are told as well."""
+    try:
+        return resolve_layout(plan, stage_shapes(family, base))
+    except PlanErrors as errors:
+        raise PlanErrors((*errors.errors, *plan_problems(base, plan, family, None))) from None
+    except PlanError as error:
+        raise PlanErrors((error, *plan_problems(base, plan, family, None))) from None
 
 
 def _rescale(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
 from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.schema import MAX_BLOCKS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,6 +66,15 @@ MODEL_TYPES: Final[Mapping[str, ModelType]] = {
     ),
 }
 
+# Config entries that make transformers fetch or run code which is not its own.
+CODE_SETTINGS: Final = (
+    "auto_map",
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+)
 # Buffers that old versions of transformers wrote beside the weights.
 DERIVED: Final = ("*.rotary_emb.inv_freq", "*.self_attn.bias", "*.self_attn.masked_bias")
 _GROUPS: Final[tuple[tuple[str, OuterGroup], ...]] = (
@@ -103,8 +113,14 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
     from huggingface_hub.errors import StrictDataclassError
 
     kind = model_type(architecture.arguments)
+    depth = architecture.arguments.get("num_hidden_layers", 0)
+    if type(depth) is not int or not 0 <= depth <= MAX_BLOCKS:
+        raise ArchitectureMismatch(
+            f"num_hidden_layers is {str(depth)[:60]}, not between 0 and {MAX_BLOCKS}"
+        )
+    settings = {k: v for k, v in architecture.arguments.items() if k not in CODE_SETTINGS}
     try:
-        config = getattr(transformers, kind.config_class).from_dict(dict(architecture.arguments))
+        config = getattr(transformers, kind.config_class).from_dict(settings)
         model: nn.Module = getattr(transformers, kind.model_class)(config)
     except (
         StrictDataclassError,

@@ -18,6 +18,7 @@ from torch import nn
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
 from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.schema import MAX_BLOCKS
 
 # timm keeps these in the model's pretrained_cfg; they are no constructor arguments.
 PREPROCESSING: Final = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -80,6 +81,12 @@ def create_timm(architecture: Architecture) -> nn.Module:
         raise ArchitectureMismatch(
             f"{refused[0]} is no argument of an architecture", where=architecture.name
         )
+    depths = arguments.get("depths", arguments.get("depth", 0))
+    if not _is_depth(depths):
+        raise ArchitectureMismatch(
+            f"depth {str(depths)[:60]} is not between 0 and {MAX_BLOCKS} blocks",
+            where=architecture.name,
+        )
     overlay = {key: arguments.pop(key) for key in PREPROCESSING if key in arguments}
     if "norm_eps" in arguments:
         arguments["norm_layer"] = partial(nn.LayerNorm, eps=float(arguments.pop("norm_eps")))
@@ -96,6 +103,12 @@ def create_timm(architecture: Architecture) -> nn.Module:
             f"timm refuses the arguments of {architecture.name}: {error}",
             hint="--model-kwargs takes timm's own argument names, and norm_eps",
         ) from None
+
+
+def _is_depth(value: Any) -> bool:
+    """Checked before building: timm would make a module per block, however many are asked for."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return len(values) <= 16 and all(type(v) is int and 0 <= v <= MAX_BLOCKS for v in values)
 
 
 def preprocessing(model: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from torch import nn
 
 from scalenet_cli.adapters import ADAPTERS
-from scalenet_cli.errors import StartUnsupported
 from scalenet_cli.families.base import Anatomy
 from scalenet_cli.plan.layout import Instance, StageLayout
 from scalenet_cli.plan.schema import ExpansionPlan, NoAdapterPlan
@@ -17,9 +16,7 @@ def adjust(
 ) -> dict[str, Value]:
     """Wraps the Linears of one instance in place; returns what the new tensors start as.
 
-    Raises:
-        AdapterTooWide, PlanErrors, TargetMatchesNothing: the adapter does not fit the block.
-        StartUnsupported: the start does not keep its promise on such a block.
+    The plan has been checked against the model (see problems.py).
     """
     targets = _targets(anatomy, plan, stage, slot)
     uses = stage.uses(slot.source)
@@ -50,20 +47,14 @@ def _targets(
 ) -> tuple[str, ...]:
     if isinstance(plan.adapter, NoAdapterPlan):
         return ()
-    # Resolved for every instance, so that a pattern without a match is an error everywhere.
-    targets = adapter_targets(plan.adapter, anatomy)
-    return targets if gets_adapter(plan.adapter, stage, slot) else ()
+    if not gets_adapter(plan.adapter, stage, slot):
+        return ()
+    return adapter_targets(plan.adapter, anatomy)
 
 
 def _gated(anatomy: Anatomy, plan: ExpansionPlan, uses: int) -> tuple[str, ...]:
     if not plan.has_gates or uses == 1:
         return ()
-    if anatomy.norm_after_closing and plan.start == "average":
-        raise StartUnsupported(
-            "start: average scales each branch, but this model normalises its branches again",
-            hint="use `start: identity` or `start: copy`",
-            field=("start",),
-        )
     return anatomy.closing
 
 

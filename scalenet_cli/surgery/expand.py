@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from scalenet_cli.errors import DropPathUnsupported, PlanChangesNothing
+from scalenet_cli.errors import PlanChangesNothing, PlanErrors
 from scalenet_cli.families.base import Anatomy, Family
 from scalenet_cli.plan.layout import Instance, Layout, StageLayout
 from scalenet_cli.plan.schema import ExpansionPlan, Group
@@ -13,6 +13,7 @@ from scalenet_cli.surgery.adjust import adjust
 from scalenet_cli.surgery.baselines import averaged_sources, initial_values
 from scalenet_cli.surgery.clone import check_anatomy, clone_structure, clone_tied
 from scalenet_cli.surgery.groups import group_parameters
+from scalenet_cli.surgery.problems import plan_problems
 from scalenet_cli.surgery.ties import TieTable, keys_by_parameter
 from scalenet_cli.surgery.values import Value
 
@@ -47,9 +48,12 @@ def expand(
     The seed decides which blocks the SWA baseline averages; nothing else here is random.
 
     Raises:
-        PlanError: an adapter or start that does not fit the model.
+        PlanErrors: everything in the plan that does not fit the model.
         UnknownBlockTensor: the model is not built as its family states.
     """
+    problems = plan_problems(model, plan, family, layout)
+    if problems:
+        raise PlanErrors(problems)
     expanded = clone_structure(model)
     source_keys = {id(parameter): key for key, parameter in model.named_parameters()}
     owned: dict[str, Value] = {}
@@ -142,11 +146,5 @@ def _spread_drop_path(
     for order, (stage, slot) in enumerate(layout):
         block = model.get_submodule(f"{stage.path}.{slot.position}")
         drop_paths = family.anatomy(block).drop_paths
-        if rate and not drop_paths:
-            raise DropPathUnsupported(
-                f"drop_path is {rate:g}, but this family has no stochastic depth",
-                hint="leave drop_path out",
-                field=("drop_path",),
-            )
         for part in drop_paths:
             block.set_submodule(part, family.drop_path(rate * order / last))

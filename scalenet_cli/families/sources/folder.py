@@ -14,7 +14,7 @@ from scalenet_cli.errors import (
     UnsupportedTensor,
 )
 from scalenet_cli.families.base import Architecture
-from scalenet_cli.families.llama import DERIVED, model_type
+from scalenet_cli.families.llama import CODE_SETTINGS, DERIVED, model_type
 from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
 from scalenet_cli.families.sources.source import Source
@@ -143,8 +143,7 @@ def decoder_architecture(config: Mapping[str, Any], where: str) -> Architecture:
             where=where,
             hint="use the checkpoint it was quantised from, or dequantise it with transformers",
         )
-    # auto_map names Python files of the checkpoint; no code of a checkpoint is ever run.
-    arguments = {key: value for key, value in config.items() if key != "auto_map"}
+    arguments = {key: value for key, value in config.items() if key not in CODE_SETTINGS}
     return Architecture("llama", str(config["model_type"]), arguments)
 
 

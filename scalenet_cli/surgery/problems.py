@@ -1,0 +1,84 @@
+"""Everything in a plan that does not fit a model, found without doing the surgery."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from scalenet_cli.adapters import ADAPTERS
+from scalenet_cli.errors import DropPathUnsupported, PlanError, PlanErrors, StartUnsupported
+from scalenet_cli.families.base import Anatomy, Family
+from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.schema import ExpansionPlan, NoAdapterPlan
+from scalenet_cli.surgery.targets import adapter_targets
+
+
+def plan_problems(
+    model: nn.Module, plan: ExpansionPlan, family: Family, layout: Layout | None
+) -> tuple[PlanError, ...]:
+    """The mistakes of adapter, start and drop path, each once.
+
+    ``layout`` is None where the mapping or scope is wrong too; what depends on them is not checked
+    then.
+    """
+    problems: dict[tuple[str, object], PlanError] = {}
+    checks: tuple[Callable[[nn.Module, Anatomy, ExpansionPlan], None], ...] = (
+        check_start,
+        check_drop_path,
+    )
+    for index, stage in enumerate(family.stages(model)):
+        block = next(model.get_submodule(stage.path).children())
+        adapted = _stage_is_adapted(plan, layout, index)
+        for check in (*checks, _check_adapter) if adapted else checks:
+            try:
+                check(block, family.anatomy(block), plan)
+            except PlanErrors as errors:
+                for error in errors.errors:
+                    problems.setdefault((error.code, error.field), error)
+            except PlanError as error:
+                problems.setdefault((error.code, error.field), error)
+    return tuple(problems.values())
+
+
+def check_start(_: nn.Module, anatomy: Anatomy, plan: ExpansionPlan) -> None:
+    """The start keeps its promise on such a block.
+
+    Raises:
+        StartUnsupported: a norm would cancel the factor.
+    """
+    if plan.start == "average" and anatomy.norm_after_closing:
+        raise StartUnsupported(
+            "start: average scales each branch, but this model normalises its branches again",
+            hint="use `start: identity` or `start: copy`",
+            field=("start",),
+        )
+
+
+def check_drop_path(_: nn.Module, anatomy: Anatomy, plan: ExpansionPlan) -> None:
+    """The family has stochastic depth, where the plan asks for it.
+
+    Raises:
+        DropPathUnsupported: it has not.
+    """
+    if plan.drop_path and not anatomy.drop_paths:
+        raise DropPathUnsupported(
+            f"drop_path is {plan.drop_path:g}, but this family has no stochastic depth",
+            hint="leave drop_path out",
+            field=("drop_path",),
+        )
+
+
+def _check_adapter(block: nn.Module, anatomy: Anatomy, plan: ExpansionPlan) -> None:
+    if isinstance(plan.adapter, NoAdapterPlan):
+        return
+    for part in adapter_targets(plan.adapter, anatomy):
+        core = block.get_submodule(part)
+        assert isinstance(core, nn.Linear)
+        ADAPTERS[plan.adapter.type](core, plan.adapter)
+
+
+def _stage_is_adapted(plan: ExpansionPlan, layout: Layout | None, index: int) -> bool:
+    if isinstance(plan.adapter, NoAdapterPlan):
+        return False
+    if plan.adapter.instances == "all":
+        return True
+    return layout is not None and bool(layout.stages[index].scope)
