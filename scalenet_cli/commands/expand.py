@@ -79,7 +79,8 @@ def expand_checkpoint(
         checkpoint,
         arch=options.arch,
         arguments=options.model_kwargs,
-        random_seed=options.random_seed,
+        weights=not dry_run,
+        random_seed=None if dry_run else options.random_seed,
     )
     if dry_run:
         from scalenet_cli.commands.planning import plan_surgery
@@ -102,13 +103,14 @@ def _write(
     """Fills the folder; the manifest comes last."""
     with BackgroundWriter(folder, "base", base_files(source)) as writer:
         # Imported only now that threads are copying: torch takes a second or more.
-        from scalenet_cli.commands.planning import plan_surgery
+        from scalenet_cli.commands.planning import owned_tensors, plan_surgery
 
         planned = plan_surgery(source, document, options, checkpoint)
         report = _report(planned, source, output, written=True)
         check_space(output, report.bundle_bytes - report.source_bytes)
         files: dict[str, FileEntry] = {}
-        for file in new_files("adapters", planned.owned) if planned.owned else ():
+        owned = owned_tensors(planned, source, options.seed)
+        for file in new_files("adapters", owned) if owned else ():
             files[file.name] = write_file(folder, "instances", file)
         files |= carry_files(folder, source.carried)
         files["plan.yaml"] = write_text(folder, "plan.yaml", document.text)
@@ -156,20 +158,20 @@ def _source_entry(source: Source, files: Mapping[str, FileEntry]) -> SourceEntry
 def _report(
     planned: "PlannedSurgery", source: Source, output: Path, *, written: bool
 ) -> ExpandReport:
-    own_bytes = sum(tensor.spec.num_bytes for tensor in planned.owned.values())
-    bundle_bytes = source.num_bytes + own_bytes
-    specs = [tensor.spec for tensor in source.tensors.values()]
+    base = planned.base.values()
+    source_bytes = sum(spec.num_bytes for spec in base)
+    bundle_bytes = source_bytes + sum(spec.num_bytes for spec in planned.owned.values())
     return ExpandReport(
         output=str(output),
         written=written,
-        source_parameters=sum(spec.num_elements for spec in specs),
+        source_parameters=sum(spec.num_elements for spec in base),
         blocks=planned.described.layout.num_instances,
         new_blocks=planned.described.layout.num_new,
         parameters=planned.parameters,
         flops=planned.flops,
-        source_bytes=source.num_bytes,
+        source_bytes=source_bytes,
         bundle_bytes=bundle_bytes,
-        largest_tensor_bytes=max(spec.num_bytes for spec in specs),
+        largest_tensor_bytes=max(spec.num_bytes for spec in base),
         # The weights, and a gradient and AdamW's two moments of what is trained.
         training_state_bytes=bundle_bytes + 3 * planned.trained_bytes,
         notes=source.notes,

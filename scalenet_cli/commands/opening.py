@@ -16,13 +16,19 @@ from scalenet_cli.bundle.read import (
     read_manifest,
 )
 from scalenet_cli.commands.options import SourceOptions
-from scalenet_cli.errors import ManifestUnreadable, OptionError, PlanError, PlanErrors
+from scalenet_cli.errors import (
+    BundleTieBroken,
+    ManifestUnreadable,
+    OptionError,
+    PlanError,
+    PlanErrors,
+)
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Architecture, Family
 from scalenet_cli.families.sources import Source, check_tensors, open_source
 from scalenet_cli.families.sources.tensors import TORCH_NAMES
 from scalenet_cli.plan.layout import Layout, StageShape
-from scalenet_cli.plan.load import PlanDocument
+from scalenet_cli.plan.load import PlanDocument, plan_from_dict
 from scalenet_cli.plan.resolve import plain_layout, resolve_layout, resolve_train
 from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group
 from scalenet_cli.surgery import Expansion, expand, group_parameters, verify_ties
@@ -221,8 +227,15 @@ def load(path: str | Path, *, check: bool = True) -> nn.Module:
         raise ManifestUnreadable(f"no instance tensor {sorted(missing)[0]}", where=str(path))
     _require_keys(model, own, "instance", complete=False)
     set_parameters(model, own)
+    if manifest.ties != dict(described.expansion.ties):
+        wrong = [k for k, v in described.expansion.ties.items() if manifest.ties.get(k) != v]
+        raise BundleTieBroken(
+            f"the manifest's ties are not those of its plan and layout; first: "
+            f"{sorted({*wrong, *(manifest.ties.keys() - described.expansion.ties.keys())})[0]}",
+            where=str(path),
+            hint="the manifest was changed: expand the source again",
+        )
     verify_ties(model, manifest.ties)
-    verify_ties(model, described.expansion.ties)
     family.finish(model, bundle.folder)
     return model.eval()
 
@@ -247,15 +260,19 @@ def expand_module(
 ) -> nn.Module:
     """A scaled version of a model in memory, which shares its tensors and leaves it as it is.
 
+    Nothing is frozen: what the plan trains is for the training loop.
+
     ``family`` is a key of ``scalenet_cli.families.FAMILIES``.
 
     Raises:
         PlanError: the plan does not fit the model.
     """
-    plan = ExpansionPlan.model_validate(plan)
+    if not isinstance(plan, ExpansionPlan):
+        plan = plan_from_dict(plan).plan
     kind = find_family(family)
-    layout = resolve_layout(plan, stage_shapes(kind, model))
+    layout = _layout_or_every_mistake(model, plan, kind)
     expansion = expand(model, layout, plan, kind, seed=seed)
+    resolve_train(plan, set(expansion.groups.values()))
     sources = dict(model.named_parameters())
     blank = dict(expansion.model.named_parameters())
     device = next(model.parameters()).device

@@ -10,7 +10,7 @@ from scalenet_cli.commands.opening import Described, build_base, scale
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.sources import Source
-from scalenet_cli.families.sources.tensors import spec_of
+from scalenet_cli.families.sources.tensors import TensorSpec, spec_of
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters
 from scalenet_cli.plan.load import PlanDocument
@@ -20,13 +20,14 @@ from scalenet_cli.surgery.values import Copied, compute_value
 
 @dataclass(frozen=True, slots=True)
 class PlannedSurgery:
-    """A scaled model without weights, its numbers, and the tensors that its instances own."""
+    """A scaled model without weights, its numbers, and the tensors of both parts of a bundle."""
 
     described: Described
     expansion: Expansion
     parameters: ParameterReport
     flops: FlopReport
-    owned: Mapping[str, ByteSource]
+    base: Mapping[str, TensorSpec]
+    owned: Mapping[str, TensorSpec]
 
     @property
     def trained_bytes(self) -> int:
@@ -58,17 +59,20 @@ def plan_surgery(
         described.expansion,
         count_parameters(described.model, described.layout, described.groups, described.train),
         count_flops(described.model, described.layout, family, size),
-        _owned_tensors(described, described.expansion, source, options.seed),
+        {key: spec_of(parameter, key) for key, parameter in base.named_parameters()},
+        {
+            key: spec_of(parameter, key)
+            for key, parameter in described.model.named_parameters()
+            if key in described.expansion.owned
+        },
     )
 
 
-def _owned_tensors(
-    described: Described, expansion: Expansion, source: Source, seed: int
-) -> dict[str, ByteSource]:
+def owned_tensors(planned: PlannedSurgery, source: Source, seed: int) -> dict[str, ByteSource]:
     """What belongs to instances: copies are streamed from the source, the rest is computed."""
-    blank = dict(described.model.named_parameters())
+    blank = dict(planned.described.model.named_parameters())
     tensors: dict[str, ByteSource] = {}
-    for key, value in expansion.owned.items():
+    for key, value in planned.expansion.owned.items():
         if isinstance(value, Copied):
             tensors[key] = source.tensors[value.key]
             continue
@@ -80,5 +84,5 @@ def _owned_tensors(
             seed=seed,
             read=lambda name: source.tensors[name].read(),
         )
-        tensors[key] = Computed(spec_of(blank[key], key), compute)
+        tensors[key] = Computed(planned.owned[key], compute)
     return tensors

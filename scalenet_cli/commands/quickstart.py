@@ -34,12 +34,14 @@ def quickstart(output: str | Path) -> QuickstartReport:
     replace = is_bundle(Path(output))
     expanded = expand_checkpoint(str(checkpoint), "quickstart/x2", output, force=replace)
     return QuickstartReport(
-        checkpoint=str(checkpoint),
+        checkpoint=checkpoint.name,
         output=str(output),
         base_parameters=count_params(str(checkpoint)),
         base_flops=flops(str(checkpoint)),
         parameters=expanded.parameters,
         flops=expanded.flops,
         layout=inspect(str(output)),
-        verification=verify(output, source=str(checkpoint)),
+        verification=verify(output, source=str(checkpoint)).model_copy(
+            update={"compared_with": "the shipped checkpoint"}
+        ),
     )

@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
-from scalenet_cli.bundle.read import check_digests, digest_place, open_bundle, tensor_places
+from scalenet_cli.bundle.read import (
+    Bundle,
+    check_digests,
+    digest_place,
+    open_bundle,
+    tensor_places,
+)
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.options import SourceOptions
-from scalenet_cli.errors import SourceMismatch
+from scalenet_cli.errors import ManifestUnreadable, SourceMismatch
 
 
 class VerifyReport(Report):
@@ -25,7 +31,9 @@ class VerifyReport(Report):
 def verify(
     bundle: str | Path, *, source: str | None = None, options: SourceOptions | None = None
 ) -> VerifyReport:
-    """Checks every digest, loads the model to check its ties, and compares the base with a source.
+    """Checks digests, ties, counts and the base.
+
+    Every tensor is read, and the model is loaded, so that ties are checked by identity.
 
     Without ``source``, the base is compared with the digest that was taken of the source when the
     bundle was made.
@@ -39,6 +47,7 @@ def verify(
 
     load(bundle, check=False)
     manifest = opened.manifest
+    _recount(opened)
     compared = 0
     if source is not None:
         compared = _compare(opened.folder, source, options or SourceOptions())
@@ -53,6 +62,24 @@ def verify(
         compared_with=source,
         compared_tensors=compared,
     )
+
+
+def _recount(bundle: Bundle) -> None:
+    """The numbers that count-params and flops read off the manifest are the model's."""
+    from scalenet_cli.commands.opening import describe
+    from scalenet_cli.measure.flops import count_flops
+    from scalenet_cli.measure.params import count_parameters
+
+    found = describe(str(bundle.folder), SourceOptions())
+    stored = bundle.manifest.flops
+    work = count_flops(found.model, found.layout, found.family, stored.input_size)
+    counts = count_parameters(found.model, found.layout, found.groups, found.train)
+    if (counts, work) != (bundle.manifest.parameters, stored):
+        raise ManifestUnreadable(
+            "the manifest's parameters or FLOPs are not those of its model",
+            where=str(bundle.folder),
+            hint="the manifest was changed: expand the source again",
+        )
 
 
 def _compare(folder: Path, reference: str, options: SourceOptions) -> int:

@@ -87,6 +87,12 @@ def create_timm(architecture: Architecture) -> nn.Module:
             f"depth {str(depths)[:60]} is not between 0 and {MAX_BLOCKS} blocks",
             where=architecture.name,
         )
+    for key, limit in _LIMITS.items():
+        value = arguments.get(key, 0)
+        if isinstance(value, int | float) and value > limit:
+            raise ArchitectureMismatch(
+                f"{key} is {str(value)[:60]}; the limit is {limit}", where=architecture.name
+            )
     overlay = {key: arguments.pop(key) for key in PREPROCESSING if key in arguments}
     if "norm_eps" in arguments:
         arguments["norm_layer"] = partial(nn.LayerNorm, eps=float(arguments.pop("norm_eps")))
@@ -103,6 +109,10 @@ def create_timm(architecture: Architecture) -> nn.Module:
             f"timm refuses the arguments of {architecture.name}: {error}",
             hint="--model-kwargs takes timm's own argument names, and norm_eps",
         ) from None
+
+
+# Sizes of the buffers that timm allocates when it builds, whatever the device of the parameters.
+_LIMITS: Final = {"img_size": 8192, "window_size": 64, "embed_dim": 65536}
 
 
 def _is_depth(value: Any) -> bool:

@@ -1,7 +1,8 @@
 """A plan's text as an ExpansionPlan; every mistake is reported at once, with file and line."""
 
+import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -76,10 +77,23 @@ def parse_plan(text: str, name: str = "plan") -> PlanDocument:
             where=parsed.where(()),
             hint="start with `version: 1`; docs/plan-format.md has the whole schema",
         )
-    if "plan" in parsed.data:
+    if _is_recipe(parsed.data):
         recipe = validate(Recipe, parsed)
         return PlanDocument(recipe.plan, text, parsed, recipe)
     return PlanDocument(validate(ExpansionPlan, parsed), text, parsed)
+
+
+def plan_from_dict(entries: Mapping[str, Any]) -> PlanDocument:
+    """A plan given as Python values, with the same checks and messages as a file.
+
+    Raises:
+        PlanError: every mistake in it.
+    """
+    try:
+        text = json.dumps(entries)
+    except (TypeError, ValueError) as error:
+        raise PlanSchema(f"the plan holds more than plain values: {error}") from None
+    return parse_plan(text)
 
 
 def validate(model: type[M], parsed: YamlText) -> M:
@@ -94,7 +108,8 @@ def validate(model: type[M], parsed: YamlText) -> M:
         errors: dict[YamlPath, PlanError] = {}
         for detail in failure.errors(include_url=False):
             path = _yaml_path(parsed.data, detail["loc"])
-            errors.setdefault(path, _explain(parsed, path, dict(detail)))
+            if not _is_echo(parsed.data, path, detail):
+                errors.setdefault(path, _explain(parsed, path, dict(detail)))
     ordered = sorted(errors.values(), key=_line_of)
     raise PlanErrors(tuple(ordered)) from None
 
@@ -142,14 +157,25 @@ def _explain(parsed: YamlText, path: YamlPath, detail: dict[str, Any]) -> PlanSc
     given = detail.get("input")
     if kind == "extra_forbidden":
         valid = _valid_keys(parsed.data, path[:-1])
+        if path[-1] in valid:
+            hint = f"give one of {' and '.join(valid)}"
+            return PlanSchema(f"`{path[-1]}` cannot stand here", where=where, hint=hint)
         return PlanSchema(
             f"unknown key `{path[-1]}`", where=where, hint=_nearest(str(path[-1]), valid, "key")
         )
+    if kind == "invalid_key":
+        hint = "YAML reads on, off, yes and no as booleans: put such a key in quotes"
+        return PlanSchema(f"the key {given!r} is no text", where=where, hint=hint)
+    if kind == "too_short":
+        return PlanSchema(f"{spell(path)} is empty", where=where)
     if kind == "missing":
-        hint = _NEEDED if len(path) == 1 else None
-        return PlanSchema(f"the key `{path[-1]}` is missing", where=where, hint=hint)
+        at_top = path[:-1] == (("plan",) if _is_recipe(parsed.data) else ())
+        needed = _NEEDED if at_top else None
+        return PlanSchema(f"the key `{path[-1]}` is missing", where=where, hint=needed)
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
+        if path[-2:] == ("adapter", "type"):
+            valid = ["parallel", "lora", "none"]
         return PlanSchema(
             f"{spell(path)} is {given!r}", where=where, hint=_nearest(str(given), valid, "value")
         )
@@ -168,6 +194,22 @@ def _nearest(given: str, valid: list[str], noun: str) -> str:
     return f"did you mean `{close[0]}`? {listed}" if close else listed
 
 
+def _is_echo(data: Any, path: YamlPath, detail: Mapping[str, Any]) -> bool:
+    """An error that only follows from another one, which is reported where it was made."""
+    if detail["type"] == "too_short":
+        # pydantic counts the valid items of a list whose items are wrong.
+        return bool(detail["input"])
+    if detail["type"] != "missing":
+        return False
+    for part in path[:-1]:
+        data = data[part]
+    return bool(get_close_matches(str(path[-1]), map(str, data), n=1, cutoff=0.7))
+
+
+def _is_recipe(data: Any) -> bool:
+    return isinstance(data, dict) and "plan" in data
+
+
 def _adapter_model(data: Any) -> type[BaseModel]:
     kind = data.get("type", "parallel") if isinstance(data, dict) else "parallel"
     models: dict[str, type[BaseModel]] = {"lora": LoraPlan, "none": NoAdapterPlan}
@@ -182,7 +224,7 @@ def _valid_keys(data: Any, path: YamlPath) -> list[str]:
         (("adapter",), lambda entry: [_adapter_model(entry)]),
         (("expect",), lambda _: [Expected]),
     ]
-    in_recipe = isinstance(data, dict) and "plan" in data
+    in_recipe = _is_recipe(data)
     for part in path:
         data = data[part]
     if in_recipe and not path:

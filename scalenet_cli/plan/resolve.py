@@ -49,8 +49,8 @@ def resolve_layout(plan: ExpansionPlan, stages: Sequence[StageShape]) -> Layout:
     if layout.num_new == 0 and isinstance(plan.adapter, NoAdapterPlan):
         raise PlanChangesNothing(
             "the plan adds no block and no adapter, so the model would stay what it is",
-            hint="raise factor (or depth) above the source's, or choose an adapter",
-            field=("factor",),
+            hint="ask for more blocks than the source has, or choose an adapter",
+            field=("mapping",),
         )
     return layout
 
@@ -155,19 +155,19 @@ class _Resolver:
                 field, written = lists[min(scaled, len(lists) - 1)]
                 sources = self._written(index, stage, scope, written, field)
             elif scope and not isinstance(self.plan.mapping, SourcesMapping):
-                sources = self._mapped(stage, scope)
+                sources = self._mapped(index, stage, scope)
             scaled += bool(scope)
             layouts.append(stage_layout(stage.path, stage.depth, sources, scope))
         return tuple(layouts)
 
-    def _mapped(self, stage: StageShape, scope: tuple[int, ...]) -> tuple[int, ...]:
+    def _mapped(self, index: int, stage: StageShape, scope: tuple[int, ...]) -> tuple[int, ...]:
         assert isinstance(self.plan.mapping, str)
-        target = self._target_depth(len(scope))
+        target = self._target_depth(index, len(scope))
         if target is None:
             return tuple(range(stage.depth))
         return splice(stage.depth, scope, MAPPINGS[self.plan.mapping](len(scope), target))
 
-    def _target_depth(self, depth: int) -> int | None:
+    def _target_depth(self, index: int, depth: int) -> int | None:
         plan = self.plan
         if plan.depth is not None:
             target, field = plan.depth, "depth"
@@ -178,8 +178,8 @@ class _Resolver:
                 low = int(plan.factor * depth)
                 self.errors.append(
                     FactorMismatch(
-                        f"factor {plan.factor:g} of {_count(depth, 'block')} is "
-                        f"{plan.factor * depth:g} blocks",
+                        f"factor {plan.factor:g} of the {_count(depth, 'block')} reused in stage "
+                        f"{index} is {plan.factor * depth:g} blocks",
                         hint=f"write `depth: {low}` or `depth: {low + 1}` instead of factor",
                         field=(field,),
                     )
@@ -188,7 +188,8 @@ class _Resolver:
         if target < depth:
             self.errors.append(
                 FactorMismatch(
-                    f"the scaled part has {_count(depth, 'block')}, but the plan asks for {target}",
+                    f"{_count(depth, 'block')} of stage {index} are reused, but the plan asks for "
+                    f"{target}",
                     hint="scalenet only deepens a model: ask for at least as many blocks",
                     field=(field,),
                 )

@@ -68,14 +68,17 @@ class BlocksScope(Strict):
 
 
 def _kind(*keys: str) -> Discriminator:
-    """Tells a plain name from a mapping that has one of the keys."""
+    """Tells a plain name from a list, and from a mapping that has one of the keys.
+
+    With it pydantic reports what is wrong with the variant that was meant, not with each.
+    """
 
     def choose(value: object) -> str:
         if isinstance(value, BaseModel):
             value = value.model_dump()
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and keys:
             return next((key for key in keys if key in value), keys[0])
-        return "name"
+        return "list" if isinstance(value, list | tuple) and not keys else "name"
 
     return Discriminator(choose)
 
@@ -111,9 +114,11 @@ class SharedPlan(Strict):
 
 class _AnyAdapter(Strict):
     dim: Count = Field(16, description="inner width")
-    targets: Literal["mlp", "attention", "all-linear"] | tuple[str, ...] = Field(
-        "mlp", description="`mlp`, `attention`, `all-linear`, or a list of name patterns"
-    )
+    targets: Annotated[
+        Annotated[Literal["mlp", "attention", "all-linear"], Tag("name")]
+        | Annotated[tuple[str, ...], Field(min_length=1), Tag("list")],
+        _kind(),
+    ] = Field("mlp", description="`mlp`, `attention`, `all-linear`, or a list of name patterns")
     instances: Literal["all", "scaled", "new"] = Field(
         "all", description="`all` blocks, all instances of the reused ones, or added ones only"
     )
@@ -140,7 +145,9 @@ class NoAdapterPlan(Strict):
 
 def _adapter_type(value: object) -> str:
     if isinstance(value, Mapping):
-        return str(value.get("type", "parallel"))
+        # An unknown type is then reported at its own key, beside what else is wrong.
+        kind = value.get("type")
+        return kind if kind in ("lora", "none") else "parallel"
     return str(value.type) if isinstance(value, ParallelPlan | LoraPlan | NoAdapterPlan) else ""
 
 
@@ -151,7 +158,7 @@ AdapterPlan = Annotated[
     Discriminator(
         _adapter_type,
         custom_error_type="adapter_type",
-        custom_error_message="type is one of parallel, lora, none",
+        custom_error_message="an adapter is a mapping such as {type: parallel, dim: 16}",
     ),
 ]
 
@@ -159,10 +166,14 @@ AdapterPlan = Annotated[
 class ExpansionPlan(Strict):
     """A whole plan, version 1."""
 
-    version: Literal[1] = Field(description="the version of this schema")
+    version: Annotated[Literal[1], Number] = Field(description="the version of this schema")
     mapping: Mapping_ = Field(description="`interpolate`, `stack`, or `{sources: [..]}`")
     factor: Annotated[float, Number] | None = Field(
-        None, ge=1, description="how many times deeper the scaled part becomes"
+        None,
+        ge=1,
+        le=MAX_BLOCKS,
+        allow_inf_nan=False,
+        description="how many times deeper the scaled part becomes",
     )
     depth: Count | None = Field(
         None, le=MAX_BLOCKS, description="or: how many blocks the scaled part has afterwards"
@@ -174,7 +185,14 @@ class ExpansionPlan(Strict):
     start: Literal["copy", "average", "identity"] = Field(
         "copy", description="what an extra instance computes before training"
     )
-    train: Literal["all"] | tuple[Group, ...] | None = Field(
+    train: (
+        Annotated[
+            Annotated[Literal["all"], Tag("name")]
+            | Annotated[tuple[Group, ...], Field(min_length=1), Tag("list")],
+            _kind(),
+        ]
+        | None
+    ) = Field(
         None,
         description="`all`, or a list of groups; by default adapters, norms and, where "
         "there are any, gates",

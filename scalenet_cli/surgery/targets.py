@@ -36,16 +36,8 @@ def adapter_targets(plan: ParallelPlan | LoraPlan, anatomy: Anatomy) -> tuple[st
         for order, pattern in enumerate(plan.targets)
         if not hits[pattern]
     )
-    if errors or not plan.targets:
-        raise (
-            PlanErrors(errors)
-            if errors
-            else TargetMatchesNothing(
-                "adapter.targets is empty",
-                hint="write `adapter: {type: none}` for a model without adapters",
-                field=("adapter", "targets"),
-            )
-        )
+    if errors:
+        raise PlanErrors(errors)
     chosen = set().union(*hits.values())
     return tuple(path for path in anatomy.linears if path in chosen)
 
