@@ -23,9 +23,17 @@ ScalenetError
 `-- ThresholdMissed     exit 4: --max-params, --max-macs
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 YamlPath = tuple[str | int, ...]
+_MAX_SHOWN: Final = 600
+
+
+def _shown(text: str) -> str:
+    """One printable line: names and values in messages come from files of strangers."""
+    if len(text) > _MAX_SHOWN:
+        text = f"{text[: _MAX_SHOWN // 2]} ... {text[-_MAX_SHOWN // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ScalenetError(Exception):
@@ -53,11 +61,11 @@ class ScalenetError(Exception):
         self.field = field
 
     def __str__(self) -> str:
-        lines = [f"error[{self.code}]: {self.fact}"]
+        lines = [f"error[{self.code}]: {_shown(self.fact)}"]
         if self.where:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {_shown(self.where)}")
         if self.hint:
-            lines.append(f"  hint:  {self.hint}")
+            lines.append(f"  hint:  {_shown(self.hint)}")
         return "\n".join(lines)
 
 

@@ -38,8 +38,11 @@ class Bundle:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether the folder has a manifest."""
-    return (path / MANIFEST).is_file()
+    """Whether the folder has a manifest; a path that no file can have is no bundle."""
+    try:
+        return (path / MANIFEST).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def open_bundle(folder: Path) -> Bundle:

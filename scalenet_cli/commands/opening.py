@@ -30,7 +30,7 @@ from scalenet_cli.families.sources.tensors import TORCH_NAMES
 from scalenet_cli.plan.layout import Layout, StageShape
 from scalenet_cli.plan.load import PlanDocument, plan_from_dict
 from scalenet_cli.plan.resolve import plain_layout, resolve_layout, resolve_train
-from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group
+from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group, NoAdapterPlan
 from scalenet_cli.surgery import Expansion, expand, group_parameters, verify_ties
 from scalenet_cli.surgery.assign import meta_like, set_parameters
 from scalenet_cli.surgery.problems import plan_problems
@@ -130,13 +130,30 @@ def scale(
 
 
 def _layout_or_every_mistake(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
-    """The layout; where there is none, the mistakes outside mapping and scope are told as well."""
+    """The layout; all that does not fit the model is told at once.
+
+    Raises:
+        PlanErrors: mistakes of mapping and scope, of adapter, start and drop path, of train.
+    """
+    mistakes: list[PlanError] = []
+    layout = None
     try:
-        return resolve_layout(plan, stage_shapes(family, base))
+        layout = resolve_layout(plan, stage_shapes(family, base))
     except PlanErrors as errors:
-        raise PlanErrors((*errors.errors, *plan_problems(base, plan, family, None))) from None
+        mistakes += errors.errors
     except PlanError as error:
-        raise PlanErrors((error, *plan_problems(base, plan, family, None))) from None
+        mistakes.append(error)
+    mistakes += plan_problems(base, plan, family, layout)
+    possible: set[Group] = set(group_parameters(base, family).values())
+    possible |= set() if isinstance(plan.adapter, NoAdapterPlan) else {"adapters"}
+    possible |= {"gates"} if plan.has_gates else set()
+    try:
+        resolve_train(plan, possible)
+    except PlanErrors as errors:
+        mistakes += errors.errors
+    if mistakes or layout is None:
+        raise PlanErrors(tuple(mistakes))
+    return layout
 
 
 def _rescale(

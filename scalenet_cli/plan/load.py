@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from scalenet_cli.errors import PlanError, PlanErrors, PlanSchema, PlanUnreadable, YamlPath
 from scalenet_cli.plan.recipes import Expected, Recipe, recipe_path
 from scalenet_cli.plan.schema import (
+    GROUPS,
     BlocksScope,
     ExpansionPlan,
     LoraPlan,
@@ -45,7 +46,7 @@ class PlanDocument:
         except PlanErrors as errors:
             for error in errors.errors:
                 self._locate(error)
-            raise
+            raise PlanErrors(tuple(sorted(errors.errors, key=_line_of))) from None
         except PlanError as error:
             self._locate(error)
             raise
@@ -63,9 +64,17 @@ def load_plan(reference: str) -> PlanDocument:
         PlanError: unreadable, not YAML, not in the schema (all mistakes at once), no such recipe.
     """
     path = Path(reference)
-    if not path.exists() and not path.suffix:
+    text = _read(path)
+    if text is None and not path.suffix:
         path = recipe_path(reference)
-    return parse_plan(_read(path), str(path))
+        text = _read(path)
+    if text is None:
+        raise PlanUnreadable(
+            "there is no such plan file",
+            where=reference,
+            hint="`scalenet recipes` lists the plans that ship with scalenet",
+        )
+    return parse_plan(text, str(path))
 
 
 def parse_plan(text: str, name: str = "plan") -> PlanDocument:
@@ -114,21 +123,19 @@ def validate(model: type[M], parsed: YamlText) -> M:
     raise PlanErrors(tuple(ordered)) from None
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> str | None:
+    """The text; None where there is no such file. It may be a pipe, so its size is not asked."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise PlanUnreadable(
-                f"the plan is {path.stat().st_size} bytes; the limit is {MAX_BYTES}",
-                where=str(path),
+                f"the plan is larger than {MAX_BYTES // 1024} KiB", where=str(path)
             )
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except FileNotFoundError:
-        raise PlanUnreadable(
-            "there is no such plan file",
-            where=str(path),
-            hint="`scalenet recipes` lists the plans that ship with scalenet",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
+        return None
+    except (OSError, ValueError) as error:
         raise PlanUnreadable(f"the plan cannot be read: {error}", where=str(path)) from None
 
 
@@ -163,9 +170,6 @@ def _explain(parsed: YamlText, path: YamlPath, detail: dict[str, Any]) -> PlanSc
         return PlanSchema(
             f"unknown key `{path[-1]}`", where=where, hint=_nearest(str(path[-1]), valid, "key")
         )
-    if kind == "invalid_key":
-        hint = "YAML reads on, off, yes and no as booleans: put such a key in quotes"
-        return PlanSchema(f"the key {given!r} is no text", where=where, hint=hint)
     if kind == "too_short":
         return PlanSchema(f"{spell(path)} is empty", where=where)
     if kind == "missing":
@@ -176,6 +180,8 @@ def _explain(parsed: YamlText, path: YamlPath, detail: dict[str, Any]) -> PlanSc
         valid = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
         if path[-2:] == ("adapter", "type"):
             valid = ["parallel", "lora", "none"]
+        if path[-1] == "train":
+            valid = ["all", *(f"[{group}]" for group in GROUPS)]
         return PlanSchema(
             f"{spell(path)} is {given!r}", where=where, hint=_nearest(str(given), valid, "value")
         )

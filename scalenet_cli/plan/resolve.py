@@ -50,7 +50,7 @@ def resolve_layout(plan: ExpansionPlan, stages: Sequence[StageShape]) -> Layout:
         raise PlanChangesNothing(
             "the plan adds no block and no adapter, so the model would stay what it is",
             hint="ask for more blocks than the source has, or choose an adapter",
-            field=("mapping",),
+            field=_depth_field(plan),
         )
     return layout
 
@@ -59,20 +59,31 @@ def resolve_train(plan: ExpansionPlan, present: Collection[Group]) -> tuple[Grou
     """The groups that are trained, of those that the scaled model has.
 
     Raises:
-        TrainGroupMissing: the plan names a group that the model does not have.
+        PlanErrors: every group of the plan that the model does not have.
     """
     if plan.train == "all":
         return tuple(group for group in GROUPS if group in present)
     if plan.train is None:
         return tuple(group for group in DEFAULT_TRAIN if group in present)
-    for order, group in enumerate(plan.train):
-        if group not in present:
-            raise TrainGroupMissing(
-                f"train names {group}, but the scaled model has no such tensors",
-                hint=f"groups of this model: {', '.join(g for g in GROUPS if g in present)}",
-                field=("train", order),
-            )
+    errors = tuple(
+        TrainGroupMissing(
+            f"train names {group}, but the scaled model has no such tensors",
+            hint=f"groups of this model: {', '.join(g for g in GROUPS if g in present)}",
+            field=("train", order),
+        )
+        for order, group in enumerate(plan.train)
+        if group not in present
+    )
+    if errors:
+        raise PlanErrors(errors)
     return tuple(group for group in GROUPS if group in plan.train)
+
+
+def _depth_field(plan: ExpansionPlan) -> YamlPath:
+    """Where the plan says how deep the model becomes."""
+    if isinstance(plan.mapping, SourcesMapping):
+        return ("mapping", "sources")
+    return ("factor",) if plan.depth is None else ("depth",)
 
 
 def plain_layout(stages: Sequence[StageShape]) -> Layout:

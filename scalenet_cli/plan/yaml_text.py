@@ -11,6 +11,7 @@ from scalenet_cli.errors import PlanErrors, PlanSyntax, YamlPath
 MAX_BYTES: Final = 256 * 1024
 MAX_NODES: Final = 20_000
 MAX_NESTING: Final = 24
+MAX_NUMBER_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +50,70 @@ def parse_yaml(text: str, name: str) -> YamlText:
     """
     if len(text.encode()) > MAX_BYTES:
         raise PlanSyntax(f"the file is larger than {MAX_BYTES // 1024} KiB", where=name)
-    loader = yaml.SafeLoader(text)
+    loader: yaml.SafeLoader | None = None
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             raise PlanSyntax("the file is empty", where=name)
-        repeated = tuple(_check(root, name))
+        repeated = sorted(_check(root, name), key=lambda found: found[0])
         if repeated:
-            raise PlanErrors(repeated)
-        data = loader.construct_document(root)
+            raise PlanErrors(tuple(error for _, error in repeated))
+        data = _construct(loader, root, name)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
         raise PlanSyntax(f"not valid YAML: {error.problem or error.context}", where=where) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise PlanSyntax(f"not valid YAML: {error}", where=name) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise PlanSyntax(
+            f"not valid YAML: special characters are not allowed (#x{error.character:04x})",
+            where=f"{name}:{line}",
+        ) from None
     except RecursionError:
         raise PlanSyntax(f"nested more than {MAX_NESTING} levels deep", where=name) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return YamlText(name, data, root)
 
 
-def _check(root: yaml.Node, name: str) -> Iterator[PlanSyntax]:
-    """Walks the tree with aliases followed, so that an alias bomb is counted, not built."""
+def _construct(loader: yaml.SafeLoader, root: yaml.Node, name: str) -> Any:
+    """The document's values; a scalar that is not what its tag says is reported at its line."""
+    for node in _scalars(root):
+        try:
+            if not node.tag.endswith(":str") and len(node.value) > MAX_NUMBER_LENGTH:
+                raise ValueError
+            loader.construct_object(node)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            raise PlanSyntax(
+                f"not valid YAML: {node.value[:60]!r} is no {node.tag.rpartition(':')[2]}",
+                where=f"{name}:{node.start_mark.line + 1}",
+            ) from None
+    return loader.construct_document(root)
+
+
+def _scalars(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """Every scalar once; the tree is known to be small."""
+    pending, seen = [root], set()
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            yield node
+        elif isinstance(node, yaml.SequenceNode):
+            pending.extend(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            pending.extend(child for pair in node.value for child in pair)
+
+
+def _check(root: yaml.Node, name: str) -> Iterator[tuple[int, PlanSyntax]]:
+    """Line and error of every key that stands twice or is no text.
+
+    Walks the tree with aliases followed, so that an alias bomb is counted, not built.
+    """
     seen = 0
     pending = [(root, 0)]
     while pending:
@@ -89,14 +130,23 @@ def _check(root: yaml.Node, name: str) -> Iterator[PlanSyntax]:
             lines: dict[str, int] = {}
             for key, value in node.value:
                 line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode):
+                kind = key.tag.rpartition(":")[2]
+                if kind not in ("str", "merge"):
+                    hint = "YAML reads on, off, yes and no as booleans: put such a key in quotes"
+                    text = key.value if isinstance(key, yaml.ScalarNode) else "..."
+                    fact = f"the key `{text}` is a {kind}, not a text"
+                    yield line, PlanSyntax(fact, where=f"{name}:{line}", hint=hint)
+                elif isinstance(key, yaml.ScalarNode):
                     # PyYAML keeps the last of two equal keys without a word.
                     if key.value in lines:
-                        yield PlanSyntax(
-                            f"the key `{key.value}` stands twice, in line {lines[key.value]} and "
-                            f"line {line}",
-                            where=f"{name}:{line}",
-                            hint="keep one of them",
+                        yield (
+                            line,
+                            PlanSyntax(
+                                f"the key `{key.value}` stands twice, in line {lines[key.value]} "
+                                f"and line {line}",
+                                where=f"{name}:{line}",
+                                hint="keep one of them",
+                            ),
                         )
                     lines.setdefault(key.value, line)
                 pending.extend(((key, nesting + 1), (value, nesting + 1)))

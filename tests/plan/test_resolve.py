@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scalenet_cli.errors import PlanError, TrainGroupMissing
+from scalenet_cli.errors import PlanError, PlanErrors
 from scalenet_cli.plan.layout import StageShape
 from scalenet_cli.plan.load import parse_plan
 from scalenet_cli.plan.resolve import resolve_layout, resolve_train
@@ -101,5 +101,5 @@ def test_trained_groups() -> None:
     assert resolve_train(plan(), {*present, "gates"}) == ("norms", "adapters", "gates")
     assert set(resolve_train(plan(train="all"), present)) == present
     assert resolve_train(plan(train=["head", "norms"]), present) == ("norms", "head")
-    with pytest.raises(TrainGroupMissing, match="gates"):
+    with pytest.raises(PlanErrors, match="gates"):
         resolve_train(plan(train=["gates"]), present)

@@ -46,7 +46,7 @@ def open_source(
         from scalenet_cli.families.sources.hub import fetch_repository
 
         path = fetch_repository(reference.removeprefix(HUB), weights=weights)
-    elif not path.exists():
+    elif not _exists(path):
         raise CheckpointNotFound(
             "there is no such file or folder",
             where=reference,
@@ -59,6 +59,13 @@ def open_source(
     if random_seed is not None:
         raise OptionError("--random-weights needs timm:NAME or a folder with a config.json")
     return replace(_file(path, arch, given), reference=name)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long a name, or a null byte in it
+        return False
 
 
 def _file(path: Path, arch: str | None, arguments: Mapping[str, Any]) -> Source:
