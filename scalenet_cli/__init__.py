@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from scalenet_cli.commands.expand import expand_checkpoint as expand_checkpoint
     from scalenet_cli.commands.inspection import check_plan as check_plan
     from scalenet_cli.commands.inspection import inspect as inspect
-    from scalenet_cli.commands.opening import expand_module as expand_module
-    from scalenet_cli.commands.opening import load as load
+    from scalenet_cli.commands.loading import expand_module as expand_module
+    from scalenet_cli.commands.loading import load as load
     from scalenet_cli.commands.options import SourceOptions as SourceOptions
     from scalenet_cli.commands.verify import verify as verify
     from scalenet_cli.errors import ScalenetError as ScalenetError
@@ -34,10 +34,10 @@ _EXPORTS: Final = {
     "check_plan": "commands.inspection",
     "count_params": "commands.count",
     "expand_checkpoint": "commands.expand",
-    "expand_module": "commands.opening",
+    "expand_module": "commands.loading",
     "flops": "commands.count",
     "inspect": "commands.inspection",
-    "load": "commands.opening",
+    "load": "commands.loading",
     "load_plan": "plan.load",
     "parse_plan": "plan.load",
     "verify": "commands.verify",

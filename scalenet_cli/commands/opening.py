@@ -2,22 +2,14 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from scalenet_cli.bundle.manifest import Manifest, stage_entries
-from scalenet_cli.bundle.read import (
-    check_digests,
-    is_bundle,
-    map_tensors,
-    open_bundle,
-    read_manifest,
-)
+from scalenet_cli.bundle.read import is_bundle, read_manifest
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import (
-    BundleTieBroken,
     ManifestUnreadable,
     OptionError,
     PlanError,
@@ -28,13 +20,13 @@ from scalenet_cli.families.base import Architecture, Family
 from scalenet_cli.families.sources import Source, check_tensors, open_source
 from scalenet_cli.families.sources.tensors import TORCH_NAMES
 from scalenet_cli.plan.layout import Layout, StageShape
-from scalenet_cli.plan.load import PlanDocument, plan_from_dict
-from scalenet_cli.plan.resolve import plain_layout, resolve_layout, resolve_train
+from scalenet_cli.plan.load import PlanDocument
+from scalenet_cli.plan.resolve import plain_layout, resolve_layout
 from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group, NoAdapterPlan
-from scalenet_cli.surgery import Expansion, expand, group_parameters, verify_ties
+from scalenet_cli.plan.train import resolve_train
+from scalenet_cli.surgery import Expansion, expand, group_parameters
 from scalenet_cli.surgery.assign import meta_like, set_parameters
 from scalenet_cli.surgery.problems import plan_problems
-from scalenet_cli.surgery.values import compute_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +74,7 @@ def describe(
     if document is not None:
         return scale(base, architecture, family, document, source, options.seed)
     if manifest is not None:
-        return _rescale(base, architecture, family, manifest)
+        return rescale(base, architecture, family, manifest)
     layout = plain_layout(stage_shapes(family, base))
     groups = group_parameters(base, family)
     present: tuple[Group, ...] = tuple(g for g in GROUPS if g in groups.values())
@@ -114,7 +106,7 @@ def scale(
 ) -> Described:
     """The surgery that a plan asks for; mistakes of the plan come with file and line."""
     with document.locating():
-        layout = _layout_or_every_mistake(base, document.plan, family)
+        layout = fit_layout(base, document.plan, family)
         expansion = expand(base, layout, document.plan, family, seed=seed)
         train = resolve_train(document.plan, set(expansion.groups.values()))
     return Described(
@@ -129,7 +121,7 @@ def scale(
     )
 
 
-def _layout_or_every_mistake(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
+def fit_layout(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
     """The layout; all that does not fit the model is told at once.
 
     Raises:
@@ -156,7 +148,7 @@ def _layout_or_every_mistake(base: nn.Module, plan: ExpansionPlan, family: Famil
     return layout
 
 
-def _rescale(
+def rescale(
     base: nn.Module, architecture: Architecture, family: Family, manifest: Manifest
 ) -> Described:
     """The surgery that a manifest records."""
@@ -213,89 +205,3 @@ def refuse_source_options(target: str, options: SourceOptions) -> None:
             "the architecture",
             where=target,
         )
-
-
-def load(path: str | Path, *, check: bool = True) -> nn.Module:
-    """The scaled model of a bundle, in evaluation mode, as an ordinary ``nn.Module``.
-
-    It is the library's own class (timm's, transformers'), so ``forward_features``,
-    ``forward_intermediates`` and ``generate`` work on it. Weights are mapped, not read; ``check``
-    reads them once to compare their digests.
-
-    Raises:
-        BundleError: not a bundle, damaged, or with a tie that does not hold.
-    """
-    bundle = open_bundle(Path(path))
-    manifest = bundle.manifest
-    if check:
-        check_digests(bundle)
-    architecture = architecture_of(manifest)
-    family = find_family(architecture.family)
-    base = family.build(architecture)
-    tensors = dict(map_tensors(bundle, "base"))
-    _require_keys(base, tensors, "base")
-    set_parameters(base, tensors)
-    described = _rescale(base, architecture, family, manifest)
-    model = described.model
-    own = dict(map_tensors(bundle, "instances"))
-    assert described.expansion is not None
-    missing = described.expansion.owned.keys() - own.keys()
-    if missing:
-        raise ManifestUnreadable(f"no instance tensor {sorted(missing)[0]}", where=str(path))
-    _require_keys(model, own, "instance", complete=False)
-    set_parameters(model, own)
-    if manifest.ties != dict(described.expansion.ties):
-        wrong = [k for k, v in described.expansion.ties.items() if manifest.ties.get(k) != v]
-        raise BundleTieBroken(
-            f"the manifest's ties are not those of its plan and layout; first: "
-            f"{sorted({*wrong, *(manifest.ties.keys() - described.expansion.ties.keys())})[0]}",
-            where=str(path),
-            hint="the manifest was changed: expand the source again",
-        )
-    verify_ties(model, manifest.ties)
-    family.finish(model, bundle.folder)
-    return model.eval()
-
-
-def _require_keys(
-    model: nn.Module, tensors: dict[str, torch.Tensor], kind: str, *, complete: bool = True
-) -> None:
-    """Names and shapes of a bundle's tensors are the model's."""
-    shapes = {
-        key: parameter.shape for key, parameter in model.named_parameters(remove_duplicate=False)
-    }
-    for key, tensor in tensors.items():
-        if key not in shapes or shapes[key] != tensor.shape:
-            raise ManifestUnreadable(f"the {kind} tensor {key} does not fit the model")
-    lacking = [key for key, _ in model.named_parameters() if key not in tensors]
-    if complete and lacking:
-        raise ManifestUnreadable(f"no {kind} tensor {lacking[0]}")
-
-
-def expand_module(
-    model: nn.Module, plan: ExpansionPlan | dict[str, Any], *, family: str, seed: int = 0
-) -> nn.Module:
-    """A scaled version of a model in memory, which shares its tensors and leaves it as it is.
-
-    Nothing is frozen: what the plan trains is for the training loop.
-
-    ``family`` is a key of ``scalenet_cli.families.FAMILIES``.
-
-    Raises:
-        PlanError: the plan does not fit the model.
-    """
-    if not isinstance(plan, ExpansionPlan):
-        plan = plan_from_dict(plan).plan
-    kind = find_family(family)
-    layout = _layout_or_every_mistake(model, plan, kind)
-    expansion = expand(model, layout, plan, kind, seed=seed)
-    resolve_train(plan, set(expansion.groups.values()))
-    sources = dict(model.named_parameters())
-    blank = dict(expansion.model.named_parameters())
-    device = next(model.parameters()).device
-    values = {
-        key: compute_value(value, key, blank[key], seed=seed, read=sources.__getitem__).to(device)
-        for key, value in expansion.owned.items()
-    }
-    set_parameters(expansion.model, values)
-    return expansion.model

@@ -43,7 +43,7 @@ def verify(
     """
     opened = open_bundle(Path(bundle))
     checked = check_digests(opened)
-    from scalenet_cli.commands.opening import load
+    from scalenet_cli.commands.loading import load
 
     load(bundle, check=False)
     manifest = opened.manifest

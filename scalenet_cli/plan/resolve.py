@@ -1,7 +1,7 @@
 """A plan against the stages of a model: pure arithmetic, no torch."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalenet_cli.errors import (
@@ -14,18 +14,14 @@ from scalenet_cli.errors import (
     ScopeOutOfRange,
     SourceMissing,
     SourceOutOfRange,
-    TrainGroupMissing,
     YamlPath,
 )
 from scalenet_cli.plan.layout import Layout, StageLayout, StageShape, stage_layout
 from scalenet_cli.plan.mappings import MAPPINGS
 from scalenet_cli.plan.schema import (
-    DEFAULT_TRAIN,
-    GROUPS,
     MAX_BLOCKS,
     BlocksScope,
     ExpansionPlan,
-    Group,
     NoAdapterPlan,
     SourcesMapping,
     StagesScope,
@@ -53,30 +49,6 @@ def resolve_layout(plan: ExpansionPlan, stages: Sequence[StageShape]) -> Layout:
             field=_depth_field(plan),
         )
     return layout
-
-
-def resolve_train(plan: ExpansionPlan, present: Collection[Group]) -> tuple[Group, ...]:
-    """The groups that are trained, of those that the scaled model has.
-
-    Raises:
-        PlanErrors: every group of the plan that the model does not have.
-    """
-    if plan.train == "all":
-        return tuple(group for group in GROUPS if group in present)
-    if plan.train is None:
-        return tuple(group for group in DEFAULT_TRAIN if group in present)
-    errors = tuple(
-        TrainGroupMissing(
-            f"train names {group}, but the scaled model has no such tensors",
-            hint=f"groups of this model: {', '.join(g for g in GROUPS if g in present)}",
-            field=("train", order),
-        )
-        for order, group in enumerate(plan.train)
-        if group not in present
-    )
-    if errors:
-        raise PlanErrors(errors)
-    return tuple(group for group in GROUPS if group in plan.train)
 
 
 def _depth_field(plan: ExpansionPlan) -> YamlPath:

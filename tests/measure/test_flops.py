@@ -6,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalenet_cli import SourceOptions, flops
 from scalenet_cli.bundle.reports import FlopReport
-from scalenet_cli.commands.opening import expand_module, stage_shapes
+from scalenet_cli.commands.loading import expand_module
+from scalenet_cli.commands.opening import stage_shapes
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.plan.resolve import plain_layout, resolve_layout
 from tests.laws.building import make_plan

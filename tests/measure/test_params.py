@@ -4,7 +4,8 @@ import pytest
 
 from scalenet_cli.commands.opening import stage_shapes
 from scalenet_cli.measure.params import count_parameters
-from scalenet_cli.plan.resolve import resolve_layout, resolve_train
+from scalenet_cli.plan.resolve import resolve_layout
+from scalenet_cli.plan.train import resolve_train
 from scalenet_cli.surgery import expand
 from tests.laws.building import make_plan
 from tests.models import ARCHITECTURES, TinyCase

@@ -7,8 +7,9 @@ import pytest
 from scalenet_cli.errors import PlanError, PlanErrors
 from scalenet_cli.plan.layout import StageShape
 from scalenet_cli.plan.load import parse_plan
-from scalenet_cli.plan.resolve import resolve_layout, resolve_train
+from scalenet_cli.plan.resolve import resolve_layout
 from scalenet_cli.plan.schema import ExpansionPlan
+from scalenet_cli.plan.train import resolve_train
 
 VIT = (StageShape("blocks", 12, 192),)
 SWIN = tuple(

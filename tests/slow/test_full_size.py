@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import Result
 
 from scalenet_cli import load
-from scalenet_cli.commands.opening import expand_module, stage_shapes
+from scalenet_cli.commands.loading import expand_module
+from scalenet_cli.commands.opening import stage_shapes
 from scalenet_cli.families import family
 from scalenet_cli.families.base import Architecture
 from scalenet_cli.measure.flops import count_flops

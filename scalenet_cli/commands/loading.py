@@ -1,0 +1,104 @@
+"""Models in memory: a bundle as a module, and the surgery on a module that is there already."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from scalenet_cli.bundle.read import check_digests, map_tensors, open_bundle
+from scalenet_cli.commands.opening import architecture_of, fit_layout, rescale
+from scalenet_cli.errors import BundleTieBroken, ManifestUnreadable
+from scalenet_cli.families import family as find_family
+from scalenet_cli.plan.load import plan_from_dict
+from scalenet_cli.plan.schema import ExpansionPlan
+from scalenet_cli.plan.train import resolve_train
+from scalenet_cli.surgery import expand, verify_ties
+from scalenet_cli.surgery.assign import set_parameters
+from scalenet_cli.surgery.values import compute_value
+
+
+def load(path: str | Path, *, check: bool = True) -> nn.Module:
+    """The scaled model of a bundle, in evaluation mode, as an ordinary ``nn.Module``.
+
+    It is the library's own class (timm's, transformers'), so ``forward_features``,
+    ``forward_intermediates`` and ``generate`` work on it. Weights are mapped, not read; ``check``
+    reads them once to compare their digests.
+
+    Raises:
+        BundleError: not a bundle, damaged, or with a tie that does not hold.
+    """
+    bundle = open_bundle(Path(path))
+    manifest = bundle.manifest
+    if check:
+        check_digests(bundle)
+    architecture = architecture_of(manifest)
+    family = find_family(architecture.family)
+    base = family.build(architecture)
+    tensors = dict(map_tensors(bundle, "base"))
+    _require_keys(base, tensors, "base")
+    set_parameters(base, tensors)
+    described = rescale(base, architecture, family, manifest)
+    model = described.model
+    own = dict(map_tensors(bundle, "instances"))
+    assert described.expansion is not None
+    missing = described.expansion.owned.keys() - own.keys()
+    if missing:
+        raise ManifestUnreadable(f"no instance tensor {sorted(missing)[0]}", where=str(path))
+    _require_keys(model, own, "instance", complete=False)
+    set_parameters(model, own)
+    if manifest.ties != dict(described.expansion.ties):
+        wrong = [k for k, v in described.expansion.ties.items() if manifest.ties.get(k) != v]
+        raise BundleTieBroken(
+            f"the manifest's ties are not those of its plan and layout; first: "
+            f"{sorted({*wrong, *(manifest.ties.keys() - described.expansion.ties.keys())})[0]}",
+            where=str(path),
+            hint="the manifest was changed: expand the source again",
+        )
+    verify_ties(model, manifest.ties)
+    family.finish(model, bundle.folder)
+    return model.eval()
+
+
+def _require_keys(
+    model: nn.Module, tensors: dict[str, torch.Tensor], kind: str, *, complete: bool = True
+) -> None:
+    """Names and shapes of a bundle's tensors are the model's."""
+    shapes = {
+        key: parameter.shape for key, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    for key, tensor in tensors.items():
+        if key not in shapes or shapes[key] != tensor.shape:
+            raise ManifestUnreadable(f"the {kind} tensor {key} does not fit the model")
+    lacking = [key for key, _ in model.named_parameters() if key not in tensors]
+    if complete and lacking:
+        raise ManifestUnreadable(f"no {kind} tensor {lacking[0]}")
+
+
+def expand_module(
+    model: nn.Module, plan: ExpansionPlan | dict[str, Any], *, family: str, seed: int = 0
+) -> nn.Module:
+    """A scaled version of a model in memory, which shares its tensors and leaves it as it is.
+
+    Nothing is frozen: what the plan trains is for the training loop.
+
+    ``family`` is a key of ``scalenet_cli.families.FAMILIES``.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+    """
+    if not isinstance(plan, ExpansionPlan):
+        plan = plan_from_dict(plan).plan
+    kind = find_family(family)
+    layout = fit_layout(model, plan, kind)
+    expansion = expand(model, layout, plan, kind, seed=seed)
+    resolve_train(plan, set(expansion.groups.values()))
+    sources = dict(model.named_parameters())
+    blank = dict(expansion.model.named_parameters())
+    device = next(model.parameters()).device
+    values = {
+        key: compute_value(value, key, blank[key], seed=seed, read=sources.__getitem__).to(device)
+        for key, value in expansion.owned.items()
+    }
+    set_parameters(expansion.model, values)
+    return expansion.model
