@@ -1,5 +1,6 @@
 """Which timm architecture a checkpoint is, and its tensors under timm's keys."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -235,7 +236,10 @@ def _rename(
         filter_keys = filter_vit
         options = {"adapt_layer_scale": any("gamma_" in key for key in stand_ins)}
     try:
-        converted = filter_keys(dict(stand_ins), model, **options)
+        with warnings.catch_warnings():
+            # On a wrong candidate timm resamples tables; what it says about that is not for users.
+            warnings.simplefilter("ignore")
+            converted = filter_keys(dict(stand_ins), model, **options)
     except (RuntimeError, LookupError, ValueError, AttributeError, TypeError) as error:
         raise ArchitectureMismatch(
             f"timm cannot read these tensors as this architecture: {error}", where=checkpoint.where
