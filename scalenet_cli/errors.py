@@ -20,6 +20,7 @@ ScalenetError
 |-- BundleError         exit 3: our own folder
 |   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe
 |   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
+|-- SystemFailure       exit 3: the operating system refused a file
 `-- ThresholdMissed     exit 4: --max-params, --max-macs
 """
 
@@ -349,6 +350,13 @@ class OutputUnwritable(BundleError):
     """The output cannot be written: no permission, no space, no folder."""
 
     code = "output-unwritable"
+
+
+class SystemFailure(ScalenetError):
+    """The operating system refused to read or write a file."""
+
+    code = "system"
+    exit_code = 3
 
 
 class ThresholdMissed(ScalenetError):

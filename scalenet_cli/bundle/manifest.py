@@ -1,6 +1,7 @@
 """The index of a bundle: what it was made from, how, and every tensor in it."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
@@ -69,6 +70,7 @@ class Manifest(Strict):
     files: dict[str, FileEntry]
     parameters: ParameterReport
     flops: FlopReport
+    digest: str = Field("", description="sha256 of all the rest, see digest_content")
 
     def to_layout(self) -> Layout:
         """The layout as the plan's own records."""
@@ -95,6 +97,17 @@ def stage_entries(layout: Layout) -> tuple[StageEntry, ...]:
         )
         for stage in layout.stages
     )
+
+
+def digest_content(content: Mapping[str, Any]) -> str:
+    """sha256 of a manifest's JSON without its ``digest``: keys sorted, no white space.
+
+    It finds damage and edits, also of numbers that no tensor shows, such as an epsilon. It is no
+    signature: whoever can write the manifest can write it anew.
+    """
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_tensors(tensors: Mapping[str, TensorEntry] | Iterable[tuple[str, TensorEntry]]) -> str:

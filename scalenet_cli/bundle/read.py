@@ -1,7 +1,6 @@
 """Opens a bundle: everything in it is checked against the manifest before it is used."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from scalenet_cli.bundle.manifest import FORMAT, MANIFEST, Manifest, Role, digest_tensors
+from scalenet_cli.bundle.manifest import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Role,
+    digest_content,
+    digest_tensors,
+)
 from scalenet_cli.errors import (
     BundleDigestMismatch,
     BundleFileMissing,
@@ -20,6 +26,7 @@ from scalenet_cli.errors import (
     ManifestUnreadable,
     NotABundle,
 )
+from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.families.sources.safetensors_file import read_header
 from scalenet_cli.families.sources.tensors import FileTensor, TensorSpec
 
@@ -56,7 +63,9 @@ def open_bundle(folder: Path) -> Bundle:
     for name, entry in manifest.files.items():
         path = _inside(folder, name)
         if not path.is_file():
-            raise BundleFileMissing(f"the bundle has no {name}", where=str(folder))
+            raise BundleFileMissing(
+                f"the bundle has no {name}", where=str(folder), hint="copy the bundle again"
+            )
         if path.stat().st_size != entry.num_bytes:
             raise BundleFileMissing(
                 f"{name} has {path.stat().st_size} bytes, but the manifest says {entry.num_bytes}",
@@ -71,6 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         NotABundle, BundleFormatUnknown, ManifestUnreadable: it cannot be used.
+        BundleDigestMismatch: it was changed after it was written.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -82,15 +92,23 @@ def read_manifest(folder: Path) -> Manifest:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise ManifestUnreadable(f"larger than {MAX_MANIFEST_BYTES} bytes", where=str(path))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         found = content["format"]
-    except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise ManifestUnreadable(f"not a manifest: {error!r}", where=str(path)) from None
-    if found != FORMAT:
+    if type(found) is not int or found != FORMAT:
         raise BundleFormatUnknown(
             f"the bundle has format {found!r}; this version reads format {FORMAT}",
             where=str(path),
             hint="pip install --upgrade scalenet-cli",
+        )
+    if not isinstance(content.get("digest"), str):
+        raise ManifestUnreadable("the manifest has no digest", where=str(path))
+    if content["digest"] != digest_content(content):
+        raise BundleDigestMismatch(
+            "manifest.json is not what was written: its digest differs from its content",
+            where=str(path),
+            hint="the bundle was damaged or edited: copy it again, or expand the source again",
         )
     try:
         return Manifest.model_validate(content)
@@ -190,8 +208,8 @@ def map_tensors(bundle: Bundle, role: Role) -> "Mapping[str, torch.Tensor]":
 
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
-    plain = Path(name).name == name and name not in ("", ".", "..")
-    if not plain or "\\" in name or path.resolve().parent != folder.resolve():
+    plain = Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+    if not plain or "\\" in name or len(name) > 200 or path.resolve().parent != folder.resolve():
         raise BundlePathUnsafe(
             f"the manifest names {name!r}, which is not a file inside the bundle",
             where=str(folder),

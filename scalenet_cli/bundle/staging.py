@@ -18,7 +18,11 @@ def check_output(output: Path, *, force: bool) -> None:
         OutputExists: it is there; with ``force``, it is there and is no bundle.
         OutputUnwritable: its parent is no folder, or may not be written to.
     """
-    if output.is_symlink() or output.exists():
+    try:
+        exists = output.is_symlink() or output.exists()
+    except OSError as error:
+        raise OutputUnwritable(f"{error.strerror}", where=str(output)) from None
+    if exists:
         empty = output.is_dir() and not any(output.iterdir())
         if not force and not empty:
             raise OutputExists(
@@ -71,6 +75,7 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=parent))
         yield staging
+        check_output(output, force=force)  # once more: it may have appeared meanwhile
         _publish(staging, output, parent)
     except OSError as error:
         raise OutputUnwritable(
@@ -101,16 +106,17 @@ def _publish(staging: Path, output: Path, parent: Path) -> None:
     os.umask(umask)
     staging.chmod(0o777 & ~umask)
     fsync_path(staging)
-    old: Path | None = None
-    if output.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=parent))
-        output.rename(old / "bundle")
+    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=parent))
     try:
+        if output.exists():
+            output.rename(old / "bundle")
         staging.rename(output)
-    except OSError:
-        if old is not None:
+        fsync_path(parent)
+    except BaseException:
+        # Ctrl-C included: between the two renames there is no output.
+        if not output.exists() and (old / "bundle").exists():
             (old / "bundle").rename(output)
         raise
-    fsync_path(parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if output.exists() or not (old / "bundle").exists():
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,11 +1,12 @@
 """Puts a bundle's folder together. The manifest is written last."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from scalenet_cli.bundle.manifest import MANIFEST, FileEntry, Manifest
+from scalenet_cli.bundle.manifest import MANIFEST, FileEntry, Manifest, digest_content
 from scalenet_cli.bundle.staging import fsync_path
 
 
@@ -36,5 +37,7 @@ def carry_files(folder: Path, paths: Iterable[Path]) -> dict[str, FileEntry]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """The last file: a folder without it is not a bundle."""
     path = folder / MANIFEST
-    path.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    digest = digest_content(json.loads(manifest.model_dump_json()))
+    text = manifest.model_copy(update={"digest": digest}).model_dump_json(indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
     fsync_path(path)

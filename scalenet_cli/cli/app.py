@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
@@ -18,9 +19,15 @@ from scalenet_cli.cli import (
     recipes,
     verify,
 )
-from scalenet_cli.errors import ScalenetError
+from scalenet_cli.errors import ScalenetError, SystemFailure
 
 EXIT_INTERRUPTED = 130
+
+
+def _drop_stdout() -> None:
+    """What is still buffered cannot be written: without this Python complains at exit."""
+    with suppress(OSError, ValueError):  # stdout may be closed, or no file at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ReportingGroup(TyperGroup):
@@ -38,8 +45,13 @@ class ReportingGroup(TyperGroup):
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             # The reader, such as `head`, has enough; Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_stdout()
             raise typer.Exit(0) from None
+        except OSError as error:
+            where = None if error.filename is None else str(error.filename)
+            typer.echo(str(SystemFailure(error.strerror or str(error), where=where)), err=True)
+            _drop_stdout()
+            raise typer.Exit(SystemFailure.exit_code) from None
 
 
 app = typer.Typer(

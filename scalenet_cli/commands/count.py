@@ -5,6 +5,7 @@ from pathlib import Path
 from scalenet_cli.bundle.read import is_bundle, read_manifest
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport
 from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.errors import ArchitectureMismatch, OptionError
 from scalenet_cli.plan.load import load_plan
 
 
@@ -53,6 +54,11 @@ def flops(
     from scalenet_cli.commands.opening import describe
     from scalenet_cli.measure.flops import count_flops
 
-    described = describe(target, options, document, image_size=input_size)
+    try:
+        described = describe(target, options, document, image_size=input_size)
+    except ArchitectureMismatch as error:
+        if input_size is None:
+            raise
+        raise OptionError(f"--input-size {input_size}: {error.fact}", where=target) from None
     size = input_size or described.family.default_input_size(described.model)
     return count_flops(described.model, described.layout, described.family, size)

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from scalenet_cli.bundle.read import check_digests, map_tensors, open_bundle
-from scalenet_cli.commands.opening import architecture_of, fit_layout, rescale
+from scalenet_cli.bundle.read import Bundle, check_digests, map_tensors, open_bundle
+from scalenet_cli.commands.opening import architecture_of, blaming, fit_layout, rescale
 from scalenet_cli.errors import BundleTieBroken, ManifestUnreadable
 from scalenet_cli.families import family as find_family
-from scalenet_cli.plan.load import plan_from_dict
+from scalenet_cli.plan.load import load_plan, plan_from_dict
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.plan.train import resolve_train
 from scalenet_cli.surgery import expand, verify_ties
@@ -29,22 +29,31 @@ def load(path: str | Path, *, check: bool = True) -> nn.Module:
         BundleError: not a bundle, damaged, or with a tie that does not hold.
     """
     bundle = open_bundle(Path(path))
-    manifest = bundle.manifest
     if check:
         check_digests(bundle)
+    with blaming(bundle.folder):
+        return _build(bundle)
+
+
+def _build(bundle: Bundle) -> nn.Module:
+    manifest = bundle.manifest
     architecture = architecture_of(manifest)
     family = find_family(architecture.family)
     base = family.build(architecture)
     tensors = dict(map_tensors(bundle, "base"))
     _require_keys(base, tensors, "base")
     set_parameters(base, tensors)
+    if load_plan(str(bundle.folder / "plan.yaml")).plan != manifest.plan:
+        raise ManifestUnreadable("its plan is not the one in plan.yaml")
     described = rescale(base, architecture, family, manifest)
     model = described.model
     own = dict(map_tensors(bundle, "instances"))
     assert described.expansion is not None
     missing = described.expansion.owned.keys() - own.keys()
     if missing:
-        raise ManifestUnreadable(f"no instance tensor {sorted(missing)[0]}", where=str(path))
+        raise ManifestUnreadable(
+            f"no instance tensor {sorted(missing)[0]}", where=str(bundle.folder)
+        )
     _require_keys(model, own, "instance", complete=False)
     set_parameters(model, own)
     if manifest.ties != dict(described.expansion.ties):
@@ -52,7 +61,6 @@ def load(path: str | Path, *, check: bool = True) -> nn.Module:
         raise BundleTieBroken(
             f"the manifest's ties are not those of its plan and layout; first: "
             f"{sorted({*wrong, *(manifest.ties.keys() - described.expansion.ties.keys())})[0]}",
-            where=str(path),
             hint="the manifest was changed: expand the source again",
         )
     verify_ties(model, manifest.ties)

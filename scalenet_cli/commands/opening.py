@@ -1,19 +1,25 @@
 """One way to open a target: a bundle, a checkpoint, ``timm:NAME`` or ``hf:REPO``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from scalenet_cli.bundle.manifest import Manifest, stage_entries
+from scalenet_cli.bundle.manifest import Manifest
 from scalenet_cli.bundle.read import is_bundle, read_manifest
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import (
+    BundleError,
+    CheckpointError,
     ManifestUnreadable,
+    MissingExtra,
     OptionError,
     PlanError,
     PlanErrors,
+    SurgeryError,
 )
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Architecture, Family
@@ -60,6 +66,11 @@ def describe(
     if is_bundle(Path(target)):
         refuse_source_options(target, options)
         manifest = read_manifest(Path(target))
+        if document is None and image_size is None:
+            with blaming(Path(target)):
+                architecture = architecture_of(manifest)
+                family = find_family(architecture.family)
+                return rescale(family.build(architecture), architecture, family, manifest)
         architecture, source = architecture_of(manifest), None
     else:
         source = open_source(
@@ -148,17 +159,37 @@ def fit_layout(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
     return layout
 
 
+@contextmanager
+def blaming(bundle: Path) -> Iterator[None]:
+    """Whatever a manifest claims and no model can be: the manifest's fault, not the user's.
+
+    Raises:
+        BundleError: with the bundle as its place.
+    """
+    try:
+        yield
+    except BundleError as error:
+        error.where = error.where or str(bundle)
+        raise
+    except MissingExtra:
+        raise
+    except (CheckpointError, PlanError, SurgeryError) as error:
+        first = error.errors[0] if isinstance(error, PlanErrors) else error
+        raise ManifestUnreadable(
+            f"no model is as the manifest says: {first.fact}",
+            where=str(bundle),
+            hint="the manifest was changed: expand the source again",
+        ) from None
+
+
 def rescale(
     base: nn.Module, architecture: Architecture, family: Family, manifest: Manifest
 ) -> Described:
     """The surgery that a manifest records."""
     layout = manifest.to_layout()
     _check_layout(manifest, layout, stage_shapes(family, base))
-    try:
-        expansion = expand(base, layout, manifest.plan, family, seed=manifest.seed)
-        train = resolve_train(manifest.plan, set(expansion.groups.values()))
-    except PlanError as error:
-        raise ManifestUnreadable(f"its plan does not fit its model: {error.fact}") from None
+    expansion = expand(base, layout, manifest.plan, family, seed=manifest.seed)
+    train = resolve_train(manifest.plan, set(expansion.groups.values()))
     return Described(
         architecture,
         family,
@@ -172,14 +203,8 @@ def rescale(
 
 def _check_layout(manifest: Manifest, layout: Layout, shapes: tuple[StageShape, ...]) -> None:
     """A layout from a file is hostile until it fits the model it claims to be of."""
-    stated = [(stage.path, stage.depth) for stage in layout.stages]
-    if stated != [(shape.path, shape.depth) for shape in shapes]:
-        raise ManifestUnreadable(f"the layout's stages {stated} are not the model's")
-    for entry in stage_entries(layout):
-        if set(entry.sources) != set(range(entry.depth)) or not set(entry.scope) <= set(
-            entry.sources
-        ):
-            raise ManifestUnreadable(f"the layout of {entry.path} does not use its blocks")
+    if layout != resolve_layout(manifest.plan, shapes):
+        raise ManifestUnreadable("its layout is not what its plan gives on its model")
 
 
 def architecture_of(manifest: Manifest) -> Architecture:

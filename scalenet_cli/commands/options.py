@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from scalenet_cli.errors import OptionError, ThresholdMissed
 
+_MAX_VALUE_LENGTH: Final = 1000
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 
 
@@ -56,9 +57,11 @@ def _value(item: str, text: str) -> Any:
     import yaml
 
     try:
+        if len(text) > _MAX_VALUE_LENGTH:
+            raise ValueError
         flow = f"[{text}]" if "," in text and not text.startswith("[") else text
         value = yaml.safe_load(flow)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError):
         raise OptionError(f"the value of --model-kwargs {item} cannot be read") from None
     # YAML 1.1 reads 1e-5 as a text.
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
@@ -75,10 +78,10 @@ def parse_amount(text: str, option: str) -> int:
     Raises:
         OptionError: not such a number.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGBT]?)", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGBT]?)", text.strip().upper())
     if match is None:
         raise OptionError(f"{option} {text} is no amount", hint="for example 90M, 1.5G or 4000")
-    return round(float(match.group(1)) * _UNITS[match.group(2).upper()])
+    return round(float(match.group(1)) * _UNITS[match.group(2)])
 
 
 def require_at_most(found: int, limit: str | None, option: str, noun: str) -> None:

@@ -11,7 +11,13 @@ from scalenet_cli.bundle.read import (
 )
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.options import SourceOptions
-from scalenet_cli.errors import ManifestUnreadable, SourceMismatch
+from scalenet_cli.errors import (
+    ArchitectureMismatch,
+    ManifestUnreadable,
+    OptionError,
+    SourceMismatch,
+    UnknownArchitecture,
+)
 
 
 class VerifyReport(Report):
@@ -91,12 +97,18 @@ def _compare(folder: Path, reference: str, options: SourceOptions) -> int:
     bundle = open_bundle(folder)
     recorded = bundle.manifest.source
     timm = recorded.family != "llama"
-    source = open_source(
-        reference,
-        arch=(options.arch or recorded.architecture) if timm and _is_file(reference) else None,
-        arguments=(options.model_kwargs or recorded.arguments) if timm else {},
-        random_seed=options.random_seed,
-    )
+    try:
+        source = open_source(
+            reference,
+            arch=(options.arch or recorded.architecture) if timm and _is_file(reference) else None,
+            arguments=(options.model_kwargs or recorded.arguments) if timm else {},
+            random_seed=options.random_seed,
+        )
+    except (OptionError, ArchitectureMismatch, UnknownArchitecture) as error:
+        raise SourceMismatch(
+            f"the source is no {recorded.architecture}: {error.fact}",
+            where=f"{folder} and {reference}",
+        ) from None
     places = tensor_places(bundle, "base")
     if source.tensors.keys() != places.keys():
         different = sorted(source.tensors.keys() ^ places.keys())

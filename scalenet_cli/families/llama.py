@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
+from scalenet_cli.errors import ArchitectureMismatch, ManifestUnreadable, UnknownArchitecture
 from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import MAX_BLOCKS
@@ -202,8 +202,16 @@ class LlamaFamily:
         """The generation config that the source came with."""
         from transformers import GenerationConfig
 
-        if (folder / "generation_config.json").is_file():
+        if not (folder / "generation_config.json").is_file():
+            return
+        try:
             model.generation_config = GenerationConfig.from_pretrained(folder)
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ManifestUnreadable(
+                f"generation_config.json cannot be used: {error}",
+                where=str(folder),
+                hint="mend that file in the source folder, and expand again",
+            ) from None
 
     def default_input_size(self, model: Any) -> int:
         """512 tokens, or the context where that is shorter."""

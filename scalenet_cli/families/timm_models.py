@@ -17,15 +17,9 @@ from torch import nn
 
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
+from scalenet_cli.families.timm_arguments import PREPROCESSING, check_arguments
 from scalenet_cli.plan.layout import Layout
-from scalenet_cli.plan.schema import MAX_BLOCKS
 
-# timm keeps these in the model's pretrained_cfg; they are no constructor arguments.
-PREPROCESSING: Final = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-# create_model would read a file, a URL or a hub for these.
-FORBIDDEN: Final = frozenset(
-    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
-)
 MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "vit": ("deit", "vision_transformer"),
     "swin": ("swin_transformer",),
@@ -74,25 +68,11 @@ def create_timm(architecture: Architecture) -> nn.Module:
         UnknownArchitecture: not a name of timm's registry.
         ArchitectureMismatch: timm refuses the arguments.
     """
-    known_family(architecture.name)
+    known = known_family(architecture.name)
+    if known != architecture.family:
+        raise ArchitectureMismatch(f"{architecture.name} is no {architecture.family} model")
     arguments = dict(architecture.arguments)
-    refused = sorted(FORBIDDEN & arguments.keys())
-    if refused:
-        raise ArchitectureMismatch(
-            f"{refused[0]} is no argument of an architecture", where=architecture.name
-        )
-    depths = arguments.get("depths", arguments.get("depth", 0))
-    if not _is_depth(depths):
-        raise ArchitectureMismatch(
-            f"depth {str(depths)[:60]} is not between 0 and {MAX_BLOCKS} blocks",
-            where=architecture.name,
-        )
-    for key, limit in _LIMITS.items():
-        value = arguments.get(key, 0)
-        if isinstance(value, int | float) and value > limit:
-            raise ArchitectureMismatch(
-                f"{key} is {str(value)[:60]}; the limit is {limit}", where=architecture.name
-            )
+    check_arguments(architecture.name, known, arguments)
     overlay = {key: arguments.pop(key) for key in PREPROCESSING if key in arguments}
     if "norm_eps" in arguments:
         arguments["norm_layer"] = partial(nn.LayerNorm, eps=float(arguments.pop("norm_eps")))
@@ -104,21 +84,18 @@ def create_timm(architecture: Architecture) -> nn.Module:
             **arguments,
         )
         return model.eval()
-    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, IndexError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AssertionError,
+        RuntimeError,
+        LookupError,
+        ArithmeticError,
+    ) as error:
         raise ArchitectureMismatch(
             f"timm refuses the arguments of {architecture.name}: {error}",
             hint="--model-kwargs takes timm's own argument names, and norm_eps",
         ) from None
-
-
-# Sizes of the buffers that timm allocates when it builds, whatever the device of the parameters.
-_LIMITS: Final = {"img_size": 8192, "window_size": 64, "embed_dim": 65536}
-
-
-def _is_depth(value: Any) -> bool:
-    """Checked before building: timm would make a module per block, however many are asked for."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return len(values) <= 16 and all(type(v) is int and 0 <= v <= MAX_BLOCKS for v in values)
 
 
 def preprocessing(model: Any) -> dict[str, Any]:

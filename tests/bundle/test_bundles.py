@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import scalenet_cli.bundle.tensor_files as tensor_files
 from scalenet_cli import expand_checkpoint, load
-from scalenet_cli.bundle.manifest import TensorEntry, digest_tensors
+from scalenet_cli.bundle.manifest import TensorEntry, digest_content, digest_tensors
 from scalenet_cli.bundle.read import open_bundle, source_digest
 from scalenet_cli.bundle.staging import staged_folder
 from scalenet_cli.bundle.tensor_files import Cancelled, Computed, TensorFile, new_files, write_file
@@ -193,6 +193,7 @@ def test_trained_norms_of_the_pretrained_occurrence_override_the_base(bundle: Pa
     entry["num_bytes"] = (bundle / "adapters.safetensors").stat().st_size
     sha = hashlib.sha256(own[key].numpy().tobytes()).hexdigest()
     entry["tensors"][key] = {"dtype": "F32", "shape": [32], "sha256": sha}
+    manifest["digest"] = digest_content(manifest)
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     model = load(bundle)
     assert torch.equal(model.layers[0].blocks[0].norm1.weight, own[key])

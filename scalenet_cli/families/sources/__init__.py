@@ -1,11 +1,12 @@
 """From what the user names to a Source: files, folders, ``timm:NAME``, ``hf:REPO``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from scalenet_cli.errors import CheckpointNotFound, OptionError
+from scalenet_cli.errors import CheckpointError, CheckpointNotFound, OptionError
 from scalenet_cli.families.sources.folder import (
     decoder_architecture,
     decoder_source,
@@ -37,6 +38,30 @@ def open_source(
         CheckpointError: it is missing, damaged, unsafe, unknown or ambiguous.
         OptionError: an option that has no meaning for this kind of reference.
     """
+    with naming(reference):
+        return _open(reference, arch, arguments, weights, random_seed)
+
+
+@contextmanager
+def naming(reference: str) -> Iterator[None]:
+    """Errors that do not say where they are come from the reference."""
+    try:
+        yield
+    except CheckpointError as error:
+        if error.where is None:
+            error.where = reference
+        elif Path(reference).name not in error.where:
+            error.where = f"{reference}  {error.where}"
+        raise
+
+
+def _open(
+    reference: str,
+    arch: str | None,
+    arguments: Mapping[str, Any] | None,
+    weights: bool,
+    random_seed: int | None,
+) -> Source:
     require_little_endian()
     given = dict(arguments or {})
     if reference.startswith(TIMM):

@@ -1,6 +1,5 @@
 """Hugging Face folders: a config.json, weights in one file or in shards with an index, and more."""
 
-import json
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +15,7 @@ from scalenet_cli.errors import (
 from scalenet_cli.families.base import Architecture
 from scalenet_cli.families.llama import CODE_SETTINGS, DERIVED, model_type
 from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint
+from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
 from scalenet_cli.families.sources.source import Source
 from scalenet_cli.families.sources.tensors import FLOATS, SourceTensor
@@ -53,10 +53,10 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
     try:
         if path.stat().st_size > limit:
             raise CheckpointUnreadable(f"the file is larger than {limit} bytes", where=str(path))
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointNotFound("there is no such file", where=str(path)) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointUnreadable(f"not readable as JSON: {error}", where=str(path)) from None
     if not isinstance(content, dict):
         raise CheckpointUnreadable("not a JSON object", where=str(path))

@@ -47,7 +47,10 @@ def fetch_timm_weights(name: str) -> Path:
     import timm
     from huggingface_hub import hf_hub_download
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:  # an unknown tag
+        config = None
     if config is None or not config.hf_hub_id:
         raise UnknownArchitecture(
             f"timm has no downloadable weights for {name}",

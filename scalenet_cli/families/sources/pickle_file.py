@@ -2,7 +2,9 @@
 
 import argparse
 import pickle
+import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from scalenet_cli.errors import CheckpointUnreadable, CheckpointUnsafe
+from scalenet_cli.errors import CheckpointUnreadable, CheckpointUnsafe, UnsupportedTensor
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.tensors import FileTensor, SourceTensor, hold, spec_of
 
@@ -45,6 +47,8 @@ def read_pickle(path: Path) -> Checkpoint:
     addressable = _has_plain_records(path)
     content = _load(path, fake=addressable)
     state, wrapper, beside, notes = _state_dict(content, str(path))
+    for key, tensor in state.items():
+        _check_tensor(key, tensor, str(path))
     if addressable:
         places = {key: _place(path, key, tensor) for key, tensor in state.items()}
         if None in places.values():
@@ -83,14 +87,15 @@ def _has_plain_records(path: Path) -> bool:
 def _load(path: Path, *, fake: bool) -> Mapping[str, Any]:
     try:
         # timm's training script saves its options as a Namespace, which runs no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols and sparse tensors
             if fake:
                 with FakeTensorMode():
                     content = torch.load(path, map_location="cpu", weights_only=True)
             else:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if re.search(r"Unsupported (global|class)|not an allowed global|GLOBAL", str(error)):
             raise CheckpointUnsafe(
                 "the file holds Python objects besides tensors; reading them would run code",
                 where=str(path),
@@ -101,8 +106,9 @@ def _load(path: Path, *, fake: bool) -> Mapping[str, Any]:
     except _DAMAGED as error:
         raise _unreadable(path, error) from None
     if not isinstance(content, Mapping):
+        kind = "tensor" if isinstance(content, torch.Tensor) else type(content).__name__
         raise CheckpointUnreadable(
-            f"the file holds a {type(content).__name__}, not a state dict",
+            f"the file holds a {kind}, not a state dict",
             where=str(path),
             hint="save a state dict: torch.save(model.state_dict(), path)",
         )
@@ -144,6 +150,22 @@ def _state_dict(
             hint="save a state dict: torch.save(model.state_dict(), path)",
         )
     return state, tuple(wrapper), beside, notes
+
+
+def _check_tensor(key: str, tensor: torch.Tensor, where: str) -> None:
+    """The tensor has plain values of a type that a bundle can hold."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantised" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+        raise UnsupportedTensor(
+            f"{key} is a {kind} tensor",
+            where=where,
+            hint="save it as a dense float tensor with tensor.to_dense() or tensor.dequantize()",
+        )
+    try:
+        spec_of(tensor, key)
+    except UnsupportedTensor as error:
+        error.where = where
+        raise
 
 
 def _place(path: Path, key: str, tensor: torch.Tensor) -> FileTensor | None:

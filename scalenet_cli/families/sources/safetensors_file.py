@@ -1,11 +1,11 @@
 """The header of a safetensors file: names, types, places. The library does not give offsets."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from scalenet_cli.errors import CheckpointNotFound, CheckpointUnreadable
+from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.families.sources.tensors import DTYPE_BYTES, FileTensor, TensorSpec
 
 MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library
@@ -45,11 +45,14 @@ def read_header(path: Path) -> SafetensorsFile:
     except OSError as error:
         raise CheckpointUnreadable(f"the file cannot be read: {error}", where=where) from None
     try:
-        claims = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        claims = parse_json(raw)
+    except ValueError as error:
         raise CheckpointUnreadable(f"the header is not JSON: {error}", where=where) from None
-    if not isinstance(claims, dict):
+    if not isinstance(claims, dict) or not raw.startswith(b"{"):
         raise CheckpointUnreadable("the header is no JSON object", where=where)
+    metadata = claims.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointUnreadable("the header's metadata are no texts", where=where)
     start = 8 + length
     tensors = {
         key: _tensor(path, start, size, key, claim)
@@ -65,12 +68,14 @@ def _tensor(path: Path, start: int, size: int, key: str, claim: Any) -> FileTens
     where = f"{path}  {key[:200]}"
     try:
         dtype, shape, (begin, end) = claim["dtype"], claim["shape"], claim["data_offsets"]
+        if len(claim) != 3 or not isinstance(dtype, str):
+            raise ValueError
     except (TypeError, KeyError, ValueError):
         raise CheckpointUnreadable(
             "the header does not describe this tensor", where=where
         ) from None
     whole = [*shape, begin, end] if isinstance(shape, list) else [None]
-    if not all(type(number) is int and number >= 0 for number in whole) or len(shape) > MAX_RANK:
+    if not all(type(n) is int and 0 <= n < 2**63 for n in whole) or len(shape) > MAX_RANK:
         raise CheckpointUnreadable("the header's numbers are no sizes", where=where)
     if dtype not in DTYPE_BYTES:
         raise CheckpointUnreadable(

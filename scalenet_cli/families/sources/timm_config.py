@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scalenet_cli.errors import CheckpointUnreadable
-from scalenet_cli.families.timm_models import PREPROCESSING
+from scalenet_cli.families.timm_arguments import PREPROCESSING
 
 
 def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
