@@ -12,7 +12,7 @@ from scalenet_cli.bundle.staging import fsync_path
 
 def write_text(folder: Path, name: str, text: str) -> FileEntry:
     """One small file of the bundle."""
-    data = text.encode()
+    data = text.encode(errors="backslashreplace")
     path = folder / name
     path.write_bytes(data)
     fsync_path(path)

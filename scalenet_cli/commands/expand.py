@@ -20,7 +20,7 @@ from scalenet_cli.bundle.tensor_files import BackgroundWriter, base_files, new_f
 from scalenet_cli.bundle.write import carry_files, write_manifest, write_text
 from scalenet_cli.commands.card import model_card
 from scalenet_cli.commands.options import SourceOptions
-from scalenet_cli.errors import OptionError
+from scalenet_cli.errors import OptionError, OutputExists
 from scalenet_cli.families.sources import Source, open_source
 from scalenet_cli.plan.load import PlanDocument, load_plan
 
@@ -69,6 +69,7 @@ def expand_checkpoint(
     document = load_plan(plan)
     if not dry_run:
         check_output(output, force=force)
+        _keep_checkpoint(Path(checkpoint), output)
     if is_bundle(Path(checkpoint)):
         raise OptionError(
             "the checkpoint is a bundle already",
@@ -90,6 +91,23 @@ def expand_checkpoint(
     check_space(output, source.num_bytes + _MARGIN_BYTES)
     with staged_folder(output, force=force) as folder:
         return _write(folder, checkpoint, source, document, options, output)
+
+
+def _keep_checkpoint(checkpoint: Path, output: Path) -> None:
+    """Replacing the output must not remove what is read.
+
+    Raises:
+        OutputExists: the checkpoint lies inside the output.
+    """
+    if output.exists() and output.resolve() in (
+        checkpoint.resolve(),
+        *checkpoint.resolve().parents,
+    ):
+        raise OutputExists(
+            "the checkpoint lies inside the output, which would be replaced",
+            where=str(output),
+            hint="choose another -o",
+        )
 
 
 def _write(

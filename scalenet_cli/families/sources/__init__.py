@@ -78,6 +78,7 @@ def _open(
             hint="a checkpoint file, a folder, timm:NAME or hf:REPO",
         )
     name = reference if reference.startswith(HUB) else path.resolve().name
+    name = name.encode(errors="backslashreplace").decode()
     if path.is_dir():
         source = _folder(path, arch, given, weights, random_seed)
         return replace(source, reference=name)

@@ -42,6 +42,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, damaged, unsafe, or no checkpoint at all.
     """
+    if path.exists() and not path.is_file():
+        raise CheckpointUnreadable("not a regular file", where=str(path))
     if path.suffix == ".safetensors":
         file = read_header(path)
         if not file.tensors:

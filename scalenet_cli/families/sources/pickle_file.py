@@ -2,16 +2,18 @@
 
 import argparse
 import pickle
+import pickletools
 import re
 import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from scalenet_cli.errors import CheckpointUnreadable, CheckpointUnsafe, UnsupportedTensor
 from scalenet_cli.families.sources.checkpoint import Checkpoint
@@ -38,26 +40,26 @@ _DAMAGED: Final = (
 
 
 def read_pickle(path: Path) -> Checkpoint:
-    """The state dict of a ``.pth`` file, with the place of every tensor.
+    """The state dict of a ``.pth`` file, with the place of every tensor where that is certain.
 
     Raises:
         CheckpointUnsafe: the file would have to run code.
         CheckpointUnreadable: not a checkpoint, or damaged.
+        UnsupportedTensor: a tensor without plain values.
     """
-    addressable = _has_plain_records(path)
-    content = _load(path, fake=addressable)
+    places = _places(path)
+    content = places.content if places else _load(path, fake=False)
     state, wrapper, beside, notes = _state_dict(content, str(path))
     for key, tensor in state.items():
         _check_tensor(key, tensor, str(path))
-    if addressable:
-        places = {key: _place(path, key, tensor) for key, tensor in state.items()}
-        if None in places.values():
-            # A view that is not contiguous has no bytes of its own in the file.
-            state = _state_dict(_load(path, fake=False), str(path))[0]
-    else:
-        places = dict.fromkeys(state)
+    found = {key: places.find(key, tensor) if places else None for key, tensor in state.items()}
+    if places and None in found.values():
+        # A view that is not contiguous has no bytes of its own in the file.
+        state = _state_dict(_load(path, fake=False), str(path))[0]
+        for key, tensor in state.items():
+            _check_tensor(key, tensor, str(path))
     tensors: dict[str, SourceTensor] = {
-        key: places[key] or hold(tensor, key) for key, tensor in state.items()
+        key: found[key] or hold(tensor, key) for key, tensor in state.items()
     }
     name = content.get("arch")
     return Checkpoint(
@@ -70,18 +72,84 @@ def read_pickle(path: Path) -> Checkpoint:
     )
 
 
-def _has_plain_records(path: Path) -> bool:
-    """Whether tensors lie uncompressed and little-endian in a zip file, as torch writes them."""
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """A checkpoint loaded without its data, from an archive that is laid out as torch writes it."""
+
+    path: Path
+    content: Mapping[str, Any]
+    records: Mapping[int, int]  # where a storage's bytes start -> how many there are
+
+    def find(self, key: str, tensor: torch.Tensor) -> FileTensor | None:
+        """The tensor's bytes in the file, where it has any of its own."""
+        if not tensor.is_contiguous():
+            return None
+        spec = spec_of(tensor, key)
+        start = tensor.untyped_storage()._checkpoint_offset
+        if start is None or int(start) not in self.records:
+            return None
+        inside = int(tensor.storage_offset()) * tensor.element_size()
+        if inside + spec.num_bytes > self.records[int(start)]:
+            # torch would enlarge the storage with whatever is in memory.
+            raise CheckpointUnreadable(
+                f"{key} claims more bytes than its record has",
+                where=str(self.path),
+                hint="the file is damaged: get it again",
+            )
+        return FileTensor(spec, self.path, int(start) + inside)
+
+
+def _places(path: Path) -> _Places | None:
+    """The checkpoint without its data, or None where only a real load is certain to be right.
+
+    Under FakeTensorMode torch *computes* where a storage lies, from the order in which the pickle
+    names the storages. An archive that another tool packed again may have another order, so the
+    computed places count only where the archive's directory says the same.
+    """
     if not zipfile.is_zipfile(path):
-        return False
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
             order = next((r for r in records if r.filename.endswith("/byteorder")), None)
-            little = order is None or archive.read(order).strip() == b"little"
-    except _DAMAGED as error:
-        raise _unreadable(path, error) from None
-    return little and all(record.compress_type == zipfile.ZIP_STORED for record in records)
+            if order is not None and archive.read(order).strip() != b"little":
+                return None
+            pickled = next(r for r in records if r.filename.endswith("/data.pkl"))
+            named = _storage_names(archive.read(pickled))
+        content = _load(path, fake=True)
+        starts = _data_starts(path, records, named)
+    except (*_DAMAGED, StopIteration, UnsupportedTensor, CheckpointUnreadable):
+        return None
+    return None if starts is None else _Places(path, content, starts)
+
+
+def _storage_names(data: bytes) -> list[str]:
+    """Names of storages in the order in which a pickle mentions them first."""
+    names = (
+        argument
+        for operation, argument, _ in pickletools.genops(data)
+        if "UNICODE" in operation.name and isinstance(argument, str) and argument.isdecimal()
+    )
+    return list(dict.fromkeys(names))
+
+
+def _data_starts(
+    path: Path, records: list[zipfile.ZipInfo], named: list[str]
+) -> dict[int, int] | None:
+    """Where the data of each storage starts, and its size, if names and order are torch's own."""
+    data = sorted((r for r in records if "/data/" in r.filename), key=lambda r: r.header_offset)
+    plain = all(r.compress_type == zipfile.ZIP_STORED for r in data)
+    if not plain or [r.filename.rpartition("/")[2] for r in data] != named:
+        return None
+    if named != [str(number) for number in range(len(named))]:
+        return None
+    starts = {}
+    with path.open("rb") as file:
+        for record in data:
+            file.seek(record.header_offset + 26)
+            lengths = struct.unpack("<HH", file.read(4))
+            starts[record.header_offset + 30 + sum(lengths)] = record.file_size
+    return starts
 
 
 def _load(path: Path, *, fake: bool) -> Mapping[str, Any]:
@@ -95,7 +163,9 @@ def _load(path: Path, *, fake: bool) -> Mapping[str, Any]:
             else:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if re.search(r"Unsupported (global|class)|not an allowed global|GLOBAL", str(error)):
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"
+        if is_pickle or re.search(r"Unsupported (global|class)|GLOBAL", str(error)):
             raise CheckpointUnsafe(
                 "the file holds Python objects besides tensors; reading them would run code",
                 where=str(path),
@@ -154,6 +224,8 @@ def _state_dict(
 
 def _check_tensor(key: str, tensor: torch.Tensor, where: str) -> None:
     """The tensor has plain values of a type that a bundle can hold."""
+    if tensor.device.type == "meta" and not isinstance(tensor, FakeTensor):
+        raise CheckpointUnreadable(f"{key} was saved without its values", where=where)
     if tensor.layout != torch.strided or tensor.is_quantized:
         kind = "quantised" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
         raise UnsupportedTensor(
@@ -166,24 +238,6 @@ def _check_tensor(key: str, tensor: torch.Tensor, where: str) -> None:
     except UnsupportedTensor as error:
         error.where = where
         raise
-
-
-def _place(path: Path, key: str, tensor: torch.Tensor) -> FileTensor | None:
-    if not tensor.is_contiguous():
-        return None
-    spec = spec_of(tensor, key)
-    # torch records where a storage lies when a checkpoint is loaded under FakeTensorMode.
-    start = tensor.untyped_storage()._checkpoint_offset
-    if start is None:
-        return None
-    offset = start + int(tensor.storage_offset()) * tensor.element_size()
-    if offset + spec.num_bytes > path.stat().st_size:
-        raise CheckpointUnreadable(
-            f"{key} ends behind the end of the file",
-            where=str(path),
-            hint="the file is truncated or damaged: get it again",
-        )
-    return FileTensor(spec, path, offset)
 
 
 def _strip_prefix(tensors: dict[str, SourceTensor]) -> dict[str, SourceTensor]:

@@ -1,5 +1,6 @@
 """Where the bytes of a checkpoint's tensors are, and how to stream them. No torch at import."""
 
+import io
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -79,7 +80,7 @@ class FileTensor:
         """
         left = self.spec.num_bytes
         buffer = memoryview(bytearray(min(left, CHUNK_BYTES)))
-        with self.path.open("rb", buffering=0) as file:
+        with self._open() as file:
             file.seek(self.offset)
             while left:
                 size = file.readinto(buffer[: min(left, CHUNK_BYTES)])
@@ -89,6 +90,14 @@ class FileTensor:
                     )
                 left -= size
                 yield buffer[:size]
+
+    def _open(self) -> io.FileIO:
+        try:
+            return io.FileIO(self.path)
+        except OSError as error:
+            raise CheckpointUnreadable(
+                f"the file cannot be read: {error.strerror}", where=str(self.path)
+            ) from None
 
     def read(self) -> "torch.Tensor":
         """The tensor in memory of its own."""
