@@ -1,5 +1,6 @@
 """A folder that appears whole or not at all."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -36,6 +37,14 @@ def check_output(output: Path, *, force: bool) -> None:
                 where=str(output),
                 hint="choose another -o, or remove it yourself",
             )
+        foreign = _foreign_files(output)
+        if foreign:
+            raise OutputExists(
+                f"the output holds {foreign[0]}, which is no part of the bundle; --force would "
+                "remove it",
+                where=str(output),
+                hint="move it away, or choose another -o",
+            )
     parent = _parent(output)
     if not parent.is_dir():
         raise OutputUnwritable(
@@ -43,6 +52,15 @@ def check_output(output: Path, *, force: bool) -> None:
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputUnwritable(f"no permission to write in {parent}", where=str(output))
+
+
+def _foreign_files(output: Path) -> list[str]:
+    """Names in a bundle's folder that its manifest does not list; a damaged one lists nothing."""
+    try:
+        listed = json.loads((output / MANIFEST).read_bytes())["files"].keys()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+    return sorted({path.name for path in output.iterdir()} - {MANIFEST, *listed})
 
 
 def check_space(output: Path, num_bytes: int) -> None:

@@ -91,12 +91,14 @@ app.command("recipes")(recipes.recipes)
 app.command("quickstart")(quickstart.quickstart)
 
 
-def _stop(*_: object) -> NoReturn:
+def _stop(number: int, _: object) -> NoReturn:
     # As an exception, so that a half-written output is removed on the way out.
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _stop)
+    for name in ("SIGTERM", "SIGHUP"):  # no SIGHUP on Windows
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], _stop)
     app()

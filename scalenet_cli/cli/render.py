@@ -203,8 +203,14 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
 def _console() -> "Console":
     from rich.console import Console
 
+    class PipeConsole(Console):
+        """Leaves a reader that went away to the error boundary; rich would exit with status 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     # In a pipe nothing is cut to a terminal's width that does not exist.
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+    return PipeConsole(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
 
 
 def _width() -> int:

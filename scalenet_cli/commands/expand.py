@@ -120,7 +120,10 @@ def _write(
 ) -> ExpandReport:
     """Fills the folder; the manifest comes last."""
     with BackgroundWriter(folder, "base", base_files(source)) as writer:
-        # Imported only now that threads are copying: torch takes a second or more.
+        # Imported only now that threads are copying: torch takes a second or more. numpy comes
+        # first, because torch swallows a Ctrl-C that arrives while it imports numpy.
+        import numpy  # noqa: F401
+
         from scalenet_cli.commands.planning import owned_tensors, plan_surgery
 
         planned = plan_surgery(source, document, options, checkpoint)
@@ -131,6 +134,8 @@ def _write(
         for file in new_files("adapters", owned) if owned else ():
             files[file.name] = write_file(folder, "instances", file)
         files |= carry_files(folder, source.carried)
+        # What cannot be loaded later is refused now.
+        planned.described.family.finish(planned.described.model, folder)
         files["plan.yaml"] = write_text(folder, "plan.yaml", document.text)
         card = model_card(source, document.plan, report)
         files["README.md"] = write_text(folder, "README.md", card)

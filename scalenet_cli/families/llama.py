@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from scalenet_cli.errors import ArchitectureMismatch, ManifestUnreadable, UnknownArchitecture
+from scalenet_cli.errors import ArchitectureMismatch, CheckpointUnreadable, UnknownArchitecture
 from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import MAX_BLOCKS
@@ -99,6 +99,34 @@ def model_type(config: Mapping[str, Any]) -> ModelType:
     return MODEL_TYPES[name]
 
 
+# Largest sizes that are believed; all of them have to be at least 1.
+_LIMITS: Final[Mapping[str, int]] = {
+    "num_hidden_layers": MAX_BLOCKS,
+    "hidden_size": 2**17,
+    "intermediate_size": 2**20,
+    "vocab_size": 2**24,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "head_dim": 2**14,
+    "max_position_embeddings": 2**28,
+    "sliding_window": 2**28,
+}
+
+
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    """Checked before building: transformers makes a module per layer, however many are asked for.
+
+    Raises:
+        ArchitectureMismatch: a size that no model has.
+    """
+    for key, limit in _LIMITS.items():
+        value = config.get(key)
+        if value is not None and not (type(value) is int and 0 < value <= limit):
+            raise ArchitectureMismatch(
+                f"{key} of the config is {str(value)[:60]}, not a whole number from 1 to {limit}"
+            )
+
+
 def create_decoder(architecture: Architecture) -> "nn.Module":
     """The transformers model with its own initialisation, in the config's dtype.
 
@@ -113,11 +141,7 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
     from huggingface_hub.errors import StrictDataclassError
 
     kind = model_type(architecture.arguments)
-    depth = architecture.arguments.get("num_hidden_layers", 0)
-    if type(depth) is not int or not 0 <= depth <= MAX_BLOCKS:
-        raise ArchitectureMismatch(
-            f"num_hidden_layers is {str(depth)[:60]}, not between 0 and {MAX_BLOCKS}"
-        )
+    _check_sizes(architecture.arguments)
     settings = {k: v for k, v in architecture.arguments.items() if k not in CODE_SETTINGS}
     try:
         config = getattr(transformers, kind.config_class).from_dict(settings)
@@ -129,7 +153,8 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
         LookupError,
         AttributeError,
         RuntimeError,
-        ZeroDivisionError,
+        ArithmeticError,
+        AssertionError,
     ) as error:
         raise ArchitectureMismatch(f"transformers refuses the config: {error}") from None
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
@@ -207,7 +232,7 @@ class LlamaFamily:
         try:
             model.generation_config = GenerationConfig.from_pretrained(folder)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ManifestUnreadable(
+            raise CheckpointUnreadable(
                 f"generation_config.json cannot be used: {error}",
                 where=str(folder),
                 hint="mend that file in the source folder, and expand again",

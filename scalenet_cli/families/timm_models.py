@@ -93,7 +93,8 @@ def create_timm(architecture: Architecture) -> nn.Module:
         ArithmeticError,
     ) as error:
         raise ArchitectureMismatch(
-            f"timm refuses the arguments of {architecture.name}: {error}",
+            f"timm refuses the arguments of {architecture.name} "
+            f"({', '.join(architecture.arguments)}): {error}",
             hint="--model-kwargs takes timm's own argument names, and norm_eps",
         ) from None
 

@@ -57,7 +57,7 @@ def test_a_misspelled_key_comes_with_line_path_and_nearest_name(
         ("version: 1\nmapping: interpolat\nfactor: 2\n", 2, "mapping", "interpolat", "interpolate"),
         (BASE + "start: identiy\n", 4, "start", "identiy", "identity"),
         (BASE + "train: [norm]\n", 4, "train[0]", "norm", "norms"),
-        (BASE + "train: adapter\n", 4, "train", "adapter", "adapters"),
+        (BASE + "train: adapter\n", 4, "train", "adapter", "[adapters]"),
         (BASE + "shared: {weights: tie}\n", 4, "shared.weights", "tie", "tied"),
         (BASE + "shared: {norms: untide}\n", 4, "shared.norms", "untide", "untied"),
         (BASE + "shared: {scope: last_stage}\n", 4, "shared.scope", "last_stage", "last-stage"),
@@ -90,9 +90,6 @@ def test_a_misspelled_value_comes_with_line_path_and_nearest_name(
         ("version: 1\nmapping: stack\nfactor: .nan\n", "3  factor", "nan"),
         ("version: 1\nmapping: stack\nfactor: .inf\n", "3  factor", "inf"),
         ("version: 1\nmapping: stack\nfactor: 1e400\n", "3  factor", "1e400"),
-        (f"version: 1\nmapping: stack\nfactor: 1{'0' * 400}\n", "3  factor", ""),
-        (f"version: 1\nmapping: stack\nfactor: 0x{'f' * 5000}\n", "3  factor", ""),
-        (f"version: 1\nmapping: stack\ndepth: 0x{'f' * 5000}\n", "3  depth", ""),
         ("version: 1\nmapping: stack\nfactor: true\n", "3  factor", "number"),
         ("version: 1\nmapping: stack\nfactor: two\n", "3  factor", "'two'"),
         ("version: 1\nmapping: stack\nfactor: [2]\n", "3  factor", "number"),
@@ -104,22 +101,23 @@ def test_a_misspelled_value_comes_with_line_path_and_nearest_name(
         ("version: 1\nmapping: [0, 1]\nfactor: 2\n", "2  mapping", ""),
         ("version: 1\nmapping:\nfactor: 2\n", "2  mapping", ""),
         ("version: 1\nmapping: {}\n", "2  mapping", "`sources` is missing"),
-        ("version: 1\nmapping: {sources: []}\n", "2  mapping.sources", "1"),
+        ("version: 1\nmapping: {sources: []}\n", "2  mapping.sources", "empty"),
         ("version: 1\nmapping: {sources: [0, -1]}\n", "2  mapping.sources[1]", "-1"),
         ("version: 1\nmapping: {sources: [0, [1]]}\n", "2  mapping.sources", "mix"),
         ("version: 1\nmapping: {sources: [[0], []]}\n", "2  mapping.sources", "1 to 4096"),
         ("version: 1\nmapping: {sources: [0, true]}\n", "2  mapping.sources[1]", "number"),
         (BASE + "shared: tied\n", "4  shared", "'tied'"),
-        (BASE + "shared: {scope: {stages: []}}\n", "4  shared.scope.stages", "1"),
+        (BASE + "shared: {scope: {stages: []}}\n", "4  shared.scope.stages", "empty"),
         (BASE + "shared: {scope: {stages: [-1]}}\n", "4  shared.scope.stages[0]", "-1"),
         (BASE + "shared: {scope: {stages: 3}}\n", "4  shared.scope.stages", "3"),
         (BASE + "shared: {scope: {stages: [0], blocks: [0]}}\n", "4  shared.scope", ""),
-        (BASE + "adapter: 16\n", "4  adapter", "parallel, lora, none"),
-        (BASE + "adapter: [16]\n", "4  adapter", "parallel, lora, none"),
+        (BASE + "adapter: 16\n", "4  adapter", "{type: parallel, dim: 16}"),
+        (BASE + "adapter: [16]\n", "4  adapter", "{type: parallel, dim: 16}"),
         (BASE + "adapter: {type: [lora]}\n", "4  adapter", "parallel, lora, none"),
         (BASE + "adapter: {dim: 0}\n", "4  adapter.dim", "0"),
         (BASE + "adapter: {dim: 1.5}\n", "4  adapter.dim", "1.5"),
         (BASE + "adapter: {dim: yes}\n", "4  adapter.dim", "number"),
+        (BASE + "adapter: {targets: []}\n", "4  adapter.targets", "empty"),
         (BASE + "adapter: {targets: [1]}\n", "4  adapter.targets[0]", "1"),
         (BASE + "adapter: {targets: {mlp: 1}}\n", "4  adapter.targets", ""),
         (BASE + "train: 5\n", "4  train", "5"),
@@ -128,12 +126,9 @@ def test_a_misspelled_value_comes_with_line_path_and_nearest_name(
         (BASE + "drop_path: -0.1\n", "4  drop_path", "-0.1"),
         (BASE + "drop_path: half\n", "4  drop_path", "'half'"),
         (BASE + "drop_path: .nan\n", "4  drop_path", "nan"),
-        (BASE + "on: x\n", "4", "on"),
-        (BASE + "1: x\n", "4", "1"),
-        (BASE + "null: x\n", "4", ""),
         (BASE + '"two\\nlines": x\n', "4", "two"),
         (BASE + '"\\e]0;title\\a": x\n', "4", "unknown key"),
-        (BASE + '"\\ud800": x\n', "4", "unknown key"),
+        (BASE + '"\\ud800": x\n', "", ""),
         (BASE + 'start: "\\ud800"\n', "4", "start"),
         (BASE + f"{'k' * 100}: {'v' * 5000}\nstart: {'v' * 5000}\n", "5  start", ""),
     ],
@@ -144,6 +139,25 @@ def test_a_value_out_of_range_or_of_the_wrong_type_is_refused_at_its_line(
 ) -> None:
     plan = plan_file(text)
     refuse_plan(run, tmp_path, plan, "plan-schema", f"{plan}:{place}", says)
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("on: x", "put such a key in quotes"),
+        ("1: x", "not a text"),
+        ("null: x", "not a text"),
+        (f"depth: 1{'0' * 400}", ""),
+        (f"depth: 1{'0' * 5000}", ""),
+        (f"depth: 0x{'f' * 5000}", ""),
+    ],
+    ids=short,
+)
+def test_a_key_that_is_no_text_and_a_number_without_end(
+    run: Run, tmp_path: Path, plan_file: PlanFile, entry: str, says: str
+) -> None:
+    plan = plan_file(f"version: 1\nmapping: stack\n{entry}\n")
+    refuse_plan(run, tmp_path, plan, "plan-syntax", f"where: {plan}:3", says)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from scalenet_cli.errors import UnknownArchitecture
+from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 
+_MAX_DIGITS: Final = 6
 # What the word in a ViT's name means, in timm and in every paper.
 _VIT_WIDTHS: Final = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
 
@@ -135,4 +136,9 @@ class _Shapes:
     def count(self, pattern: str) -> int:
         """One more than the largest number that the pattern finds in a key."""
         found = (re.match(pattern, key) for key in self._checkpoint.tensors)
-        return max((int(match.group(1)) for match in found if match), default=-1) + 1
+        numbers = [match.group(1) for match in found if match]
+        if any(len(number) > _MAX_DIGITS for number in numbers):
+            raise ArchitectureMismatch(
+                "a key counts more blocks than any model has", where=self._checkpoint.where
+            )
+        return max(map(int, numbers), default=-1) + 1

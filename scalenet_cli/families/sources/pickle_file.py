@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ def read_pickle(path: Path) -> Checkpoint:
         state = _state_dict(_load(path, fake=False), str(path))[0]
         for key, tensor in state.items():
             _check_tensor(key, tensor, str(path))
+    if not places or None in found.values():
+        _check_storages(path, state)
     tensors: dict[str, SourceTensor] = {
         key: found[key] or hold(tensor, key) for key, tensor in state.items()
     }
@@ -222,6 +225,25 @@ def _state_dict(
     return state, tuple(wrapper), beside, notes
 
 
+def _check_storages(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """No storage is larger than its record: torch enlarges one with whatever is in memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        records = Counter(r.file_size for r in archive.infolist() if "/data/" in r.filename)
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in state.values()
+    }
+    unknown = Counter(size for size in storages.values() if size) - records
+    if unknown:
+        raise CheckpointUnreadable(
+            f"a tensor claims {next(iter(unknown))} bytes, and no record has so many",
+            where=str(path),
+            hint="the file is damaged: get it again",
+        )
+
+
 def _check_tensor(key: str, tensor: torch.Tensor, where: str) -> None:
     """The tensor has plain values of a type that a bundle can hold."""
     if tensor.device.type == "meta" and not isinstance(tensor, FakeTensor):
@@ -232,6 +254,13 @@ def _check_tensor(key: str, tensor: torch.Tensor, where: str) -> None:
             f"{key} is a {kind} tensor",
             where=where,
             hint="save it as a dense float tensor with tensor.to_dense() or tensor.dequantize()",
+        )
+    claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if claimed > held:
+        raise CheckpointUnreadable(
+            f"{key} claims {claimed} bytes, but the file holds {held} for it",
+            where=where,
+            hint="save a copy of its own: tensor.contiguous()",
         )
     try:
         spec_of(tensor, key)
