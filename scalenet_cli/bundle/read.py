@@ -83,9 +83,15 @@ def read_manifest(folder: Path) -> Manifest:
         BundleDigestMismatch: it was changed after it was written.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not folder.exists():
         raise NotABundle(
-            "the folder has no manifest.json, so it is not a bundle",
+            "there is no such bundle",
+            where=str(folder),
+            hint="make one with `scalenet expand CHECKPOINT --plan PLAN -o OUT`",
+        )
+    if not path.is_file() or path.resolve().parent != folder.resolve():
+        raise NotABundle(
+            "the folder has no manifest.json of its own, so it is not a bundle",
             where=str(folder),
             hint="make one with `scalenet expand CHECKPOINT --plan PLAN -o OUT`",
         )

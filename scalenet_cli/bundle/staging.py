@@ -31,13 +31,14 @@ def check_output(output: Path, *, force: bool) -> None:
                 where=str(output),
                 hint="choose another -o, or add --force to replace the bundle",
             )
-        if output.is_symlink() or not (empty or (output / MANIFEST).is_file()):
+        listed = {MANIFEST} if empty else _listed_files(output)
+        if output.is_symlink() or listed is None:
             raise OutputExists(
                 "the output exists and is no bundle, so --force does not remove it",
                 where=str(output),
                 hint="choose another -o, or remove it yourself",
             )
-        foreign = _foreign_files(output)
+        foreign = sorted({path.name for path in output.iterdir()} - listed)
         if foreign:
             raise OutputExists(
                 f"the output holds {foreign[0]}, which is no part of the bundle; --force would "
@@ -54,13 +55,15 @@ def check_output(output: Path, *, force: bool) -> None:
         raise OutputUnwritable(f"no permission to write in {parent}", where=str(output))
 
 
-def _foreign_files(output: Path) -> list[str]:
-    """Names in a bundle's folder that its manifest does not list; a damaged one lists nothing."""
+def _listed_files(output: Path) -> set[str] | None:
+    """What a bundle's manifest lists, itself included; None where the folder is none of ours."""
     try:
-        listed = json.loads((output / MANIFEST).read_bytes())["files"].keys()
+        content = json.loads((output / MANIFEST).read_bytes())
+        if not content["tool"].startswith("scalenet-cli "):
+            return None
+        return {MANIFEST, *content["files"]}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return []
-    return sorted({path.name for path in output.iterdir()} - {MANIFEST, *listed})
+        return None
 
 
 def check_space(output: Path, num_bytes: int) -> None:

@@ -41,7 +41,9 @@ ModelKwargs = Annotated[
 RandomWeights = Annotated[
     bool, typer.Option("--random-weights", help="Draw weights from the seed; no download.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 

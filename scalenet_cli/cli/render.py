@@ -128,7 +128,7 @@ def expand(facts: "ExpandReport") -> None:
     _table(
         ("memory estimate", "bytes"),
         [
-            ("expand: largest tensor at a time", facts.largest_tensor_bytes),
+            ("expand: largest tensor, beside the libraries", facts.largest_tensor_bytes),
             ("weights in memory", facts.bundle_bytes),
             ("weights, gradients, AdamW", facts.training_state_bytes),
         ],

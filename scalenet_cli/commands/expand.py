@@ -49,8 +49,8 @@ class ExpandReport(Report):
 
 
 def expand_checkpoint(
-    checkpoint: str,
-    plan: str,
+    checkpoint: str | Path,
+    plan: str | Path | PlanDocument,
     output: str | Path,
     *,
     options: SourceOptions | None = None,
@@ -65,7 +65,7 @@ def expand_checkpoint(
         ScalenetError: the plan, the checkpoint or the output cannot be used; nothing is written.
     """
     options = options or SourceOptions()
-    output = Path(output)
+    checkpoint, output = str(checkpoint), Path(output)
     document = load_plan(plan)
     if not dry_run:
         check_output(output, force=force)
@@ -135,7 +135,7 @@ def _write(
             files[file.name] = write_file(folder, "instances", file)
         files |= carry_files(folder, source.carried)
         # What cannot be loaded later is refused now.
-        planned.described.family.finish(planned.described.model, folder)
+        planned.described.family.finish(planned.described.model, folder, files)
         files["plan.yaml"] = write_text(folder, "plan.yaml", document.text)
         card = model_card(source, document.plan, report)
         files["README.md"] = write_text(folder, "README.md", card)

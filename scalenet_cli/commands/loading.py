@@ -43,6 +43,8 @@ def _build(bundle: Bundle) -> nn.Module:
     tensors = dict(map_tensors(bundle, "base"))
     _require_keys(base, tensors, "base")
     set_parameters(base, tensors)
+    if "plan.yaml" not in manifest.files:
+        raise ManifestUnreadable("it lists no plan.yaml")
     if load_plan(str(bundle.folder / "plan.yaml")).plan != manifest.plan:
         raise ManifestUnreadable("its plan is not the one in plan.yaml")
     described = rescale(base, architecture, family, manifest)
@@ -64,7 +66,7 @@ def _build(bundle: Bundle) -> nn.Module:
             hint="the manifest was changed: expand the source again",
         )
     verify_ties(model, manifest.ties)
-    family.finish(model, bundle.folder)
+    family.finish(model, bundle.folder, frozenset(manifest.files))
     return model.eval()
 
 

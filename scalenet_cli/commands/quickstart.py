@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scalenet_cli.bundle.read import is_bundle
+from scalenet_cli.bundle.read import is_bundle, read_manifest
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
 from scalenet_cli.commands.count import count_params, flops
 from scalenet_cli.commands.expand import expand_checkpoint
@@ -25,13 +25,16 @@ class QuickstartReport(Report):
 
 
 def quickstart(output: str | Path) -> QuickstartReport:
-    """Expands the shipped checkpoint into ``output``; a bundle that is there is replaced.
+    """Expands the shipped checkpoint into ``output``; its own earlier output is replaced.
 
     Raises:
-        OutputExists: the output is there and is no bundle.
+        OutputExists: something else is there.
     """
     checkpoint = recipes_folder() / "quickstart" / "fashion_mnist_vit"
-    replace = is_bundle(Path(output))
+    # Only its own earlier output is replaced without being asked to.
+    replace = (
+        is_bundle(Path(output)) and read_manifest(Path(output)).source.reference == checkpoint.name
+    )
     expanded = expand_checkpoint(str(checkpoint), "quickstart/x2", output, force=replace)
     return QuickstartReport(
         checkpoint=checkpoint.name,

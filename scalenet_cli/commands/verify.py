@@ -47,6 +47,11 @@ def verify(
     Raises:
         BundleError: the first thing that does not hold.
     """
+    if source is None and options not in (None, SourceOptions()):
+        raise OptionError(
+            "--arch, --model-kwargs, --random-weights and --seed say how to read --source, which "
+            "is not given"
+        )
     opened = open_bundle(Path(bundle))
     checked = check_digests(opened)
     from scalenet_cli.commands.loading import load

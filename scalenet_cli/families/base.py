@@ -1,6 +1,6 @@
 """What a family has to say about its models. Nothing here imports torch at run time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -50,6 +50,7 @@ class Anatomy:
         others: further modules that are tied, such as layer scale or a bias table.
         drop_paths: stochastic depth modules; empty where the family has none.
         norm_after_closing: a norm follows the closing Linears, and cancels a factor on them.
+        bias_after_closing: that norm has a bias, so a branch of zeros does not stay zero.
     """
 
     attention: tuple[str, ...]
@@ -59,6 +60,7 @@ class Anatomy:
     others: tuple[str, ...] = ()
     drop_paths: tuple[str, ...] = ()
     norm_after_closing: bool = False
+    bias_after_closing: bool = False
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -131,8 +133,8 @@ class Family(Protocol):
         """Whatever in the model counts blocks: cache slots, config lists, feature tables."""
         ...
 
-    def finish(self, model: "nn.Module", folder: "Path") -> None:
-        """What a loaded model needs beyond its tensors, from the files of its folder."""
+    def finish(self, model: "nn.Module", folder: "Path", files: Collection[str]) -> None:
+        """What a loaded model needs beyond its tensors; only ``files`` of the folder are read."""
         ...
 
     def default_input_size(self, model: "nn.Module") -> int:

@@ -1,12 +1,17 @@
 """Hugging Face decoders of the Llama kind, those with a list of layer types included."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from scalenet_cli.errors import ArchitectureMismatch, CheckpointUnreadable, UnknownArchitecture
+from scalenet_cli.errors import (
+    ArchitectureMismatch,
+    CheckpointUnreadable,
+    MissingExtra,
+    UnknownArchitecture,
+)
 from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import MAX_BLOCKS
@@ -66,14 +71,18 @@ MODEL_TYPES: Final[Mapping[str, ModelType]] = {
     ),
 }
 
-# Config entries that make transformers fetch or run code which is not its own.
-CODE_SETTINGS: Final = (
+# Config entries that make transformers fetch or run code which is not its own, or cost memory.
+IGNORED_SETTINGS: Final = (
     "auto_map",
     "attn_implementation",
     "_attn_implementation",
     "_attn_implementation_internal",
     "experts_implementation",
     "_experts_implementation",
+    # transformers would make a table with one entry per label; a decoder has no labels.
+    "num_labels",
+    "id2label",
+    "label2id",
 )
 # Buffers that old versions of transformers wrote beside the weights.
 DERIVED: Final = ("*.rotary_emb.inv_freq", "*.self_attn.bias", "*.self_attn.masked_bias")
@@ -137,15 +146,24 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
         ArchitectureMismatch: transformers refuses the config.
     """
     import torch
-    import transformers
+
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"language models need the package {error.name}",
+            hint="pip install 'scalenet-cli[language]'",
+        ) from None
     from huggingface_hub.errors import StrictDataclassError
 
     kind = model_type(architecture.arguments)
     _check_sizes(architecture.arguments)
-    settings = {k: v for k, v in architecture.arguments.items() if k not in CODE_SETTINGS}
+    settings = {k: v for k, v in architecture.arguments.items() if k not in IGNORED_SETTINGS}
     try:
         config = getattr(transformers, kind.config_class).from_dict(settings)
-        model: nn.Module = getattr(transformers, kind.model_class)(config)
+        dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        # Not model.to(dtype): transformers keeps some buffers, such as inv_freq, in float32.
+        model: nn.Module = getattr(transformers, kind.model_class)._from_config(config, dtype=dtype)
     except (
         StrictDataclassError,
         TypeError,
@@ -157,8 +175,7 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
         AssertionError,
     ) as error:
         raise ArchitectureMismatch(f"transformers refuses the config: {error}") from None
-    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    return model.to(dtype).eval()
+    return model.eval()
 
 
 @final
@@ -223,11 +240,11 @@ class LlamaFamily:
                 if "layer_idx" in vars(module):
                     module.layer_idx = instance.position
 
-    def finish(self, model: Any, folder: Path) -> None:
+    def finish(self, model: Any, folder: Path, files: Collection[str]) -> None:
         """The generation config that the source came with."""
         from transformers import GenerationConfig
 
-        if not (folder / "generation_config.json").is_file():
+        if "generation_config.json" not in files:
             return
         try:
             model.generation_config = GenerationConfig.from_pretrained(folder)

@@ -42,7 +42,7 @@ class SharedTableAttention(WindowAttention):  # type: ignore[misc]
     @property
     def relative_position_bias_table(self) -> torch.Tensor:
         """The table that the instances of this block share."""
-        table: torch.Tensor = self.bias.table
+        table: torch.Tensor = self.shared_relative_position_bias_table.table
         return table
 
 
@@ -59,7 +59,7 @@ def _anatomy(block: Any) -> Anatomy:
         mlp=("mlp.fc1", "mlp.fc2"),
         closing=("attn.proj", "mlp.fc2"),
         norms=("norm1", "norm2"),
-        others=("attn.bias",),
+        others=("attn.shared_relative_position_bias_table",),
         drop_paths=("drop_path1", "drop_path2"),
     )
 
@@ -70,7 +70,8 @@ def _prepare(block: Any) -> None:
     table = attention.relative_position_bias_table
     del attention.relative_position_bias_table
     attention.__class__ = SharedTableAttention
-    attention.bias = BiasTable(table)
+    # timm's no_weight_decay() looks for the old name inside the key.
+    attention.shared_relative_position_bias_table = BiasTable(table)
 
 
 def _default_drop_path(model: Any) -> float:

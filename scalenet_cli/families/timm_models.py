@@ -1,6 +1,6 @@
 """What the timm families share: building without weights, and the numbers of the data pipeline."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -138,7 +138,7 @@ class TimmFamily:
         """Timm draws Linears and bias tables of these models with 0.02."""
         return RandomInit(std=0.02, norm=1.0)
 
-    def finish(self, model: nn.Module, folder: Path) -> None:
+    def finish(self, model: nn.Module, folder: Path, files: Collection[str]) -> None:
         """Timm computes attention masks on the device of a norm, which was meta when it built."""
         reinit_non_persistent_buffers(model)
 

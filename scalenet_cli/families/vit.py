@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from timm.models.vision_transformer import ResPostBlock
+
 from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
 from scalenet_cli.families.timm_models import TimmFamily
 from scalenet_cli.plan.layout import Layout
@@ -38,6 +40,8 @@ def _anatomy(block: Any) -> Anatomy:
         norms=tuple(path for path in _NORMS if path in present),
         others=tuple(path for path in _LAYER_SCALES if path in present),
         drop_paths=("drop_path1", "drop_path2"),
+        norm_after_closing=isinstance(block, ResPostBlock),
+        bias_after_closing=isinstance(block, ResPostBlock),
     )
 
 

@@ -57,12 +57,15 @@ class PlanDocument:
             error.where = self.yaml.where((*prefix, *error.field))
 
 
-def load_plan(reference: str) -> PlanDocument:
-    """A plan file, a recipe file, or a shipped recipe by name.
+def load_plan(reference: str | Path | PlanDocument) -> PlanDocument:
+    """A plan file, a recipe file, or a shipped recipe by name; a loaded plan is taken as it is.
 
     Raises:
         PlanError: unreadable, not YAML, not in the schema (all mistakes at once), no such recipe.
     """
+    if isinstance(reference, PlanDocument):
+        return reference
+    reference = str(reference)
     path = Path(reference)
     text = _read(path)
     if text is None and not path.suffix:

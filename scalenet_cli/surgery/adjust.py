@@ -38,7 +38,9 @@ def adjust(
         if part in gated:
             gate = nn.Parameter(core.weight.new_empty(core.out_features, device="meta"))
             values[f"{part}.gate"] = Constant(_gate_value(plan, slot, uses))
-        block.set_submodule(part, AdjustedLinear(core, adapter, gate))
+        adjusted = AdjustedLinear(core, adapter, gate)
+        adjusted.train(core.training)
+        block.set_submodule(part, adjusted)
     return values
 
 

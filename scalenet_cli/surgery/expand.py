@@ -68,7 +68,6 @@ def expand(
         )
     _spread_drop_path(expanded, layout, plan, family)
     family.repair(expanded, layout)
-    expanded.train(model.training)
     names = keys_by_parameter(expanded)
     base_keys = {key: names[id(parameter)] for key, parameter in model.named_parameters()}
     return Expansion(expanded, base_keys, owned, group_parameters(expanded, family))
@@ -147,4 +146,5 @@ def _spread_drop_path(
         block = model.get_submodule(f"{stage.path}.{slot.position}")
         drop_paths = family.anatomy(block).drop_paths
         for part in drop_paths:
-            block.set_submodule(part, family.drop_path(rate * order / last))
+            drop_path = family.drop_path(rate * order / last).train(block.training)
+            block.set_submodule(part, drop_path)

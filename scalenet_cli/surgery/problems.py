@@ -5,7 +5,13 @@ from collections.abc import Callable
 from torch import nn
 
 from scalenet_cli.adapters import ADAPTERS
-from scalenet_cli.errors import DropPathUnsupported, PlanError, PlanErrors, StartUnsupported
+from scalenet_cli.errors import (
+    DropPathUnsupported,
+    PlanError,
+    PlanErrors,
+    StartUnsupported,
+    UnknownBlockTensor,
+)
 from scalenet_cli.families.base import Anatomy, Family
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import ExpansionPlan, NoAdapterPlan
@@ -27,6 +33,7 @@ def plan_problems(
     )
     for index, stage in enumerate(family.stages(model)):
         block = next(model.get_submodule(stage.path).children())
+        _require_linears(block, family.anatomy(block), f"{stage.path}.0")
         adapted = _stage_is_adapted(plan, layout, index)
         for check in (*checks, _check_adapter) if adapted else checks:
             try:
@@ -39,12 +46,37 @@ def plan_problems(
     return tuple(problems.values())
 
 
+def _require_linears(block: nn.Module, anatomy: Anatomy, path: str) -> None:
+    """The Linears that the family names are there.
+
+    Raises:
+        UnknownBlockTensor: the block is built in another way, or was scaled or wrapped before.
+    """
+    for part in anatomy.linears:
+        try:
+            found: object = block.get_submodule(part)
+        except AttributeError:
+            found = None
+        if not isinstance(found, nn.Linear):
+            raise UnknownBlockTensor(
+                f"{path} has no Linear {part}, as its family states",
+                hint="this variant of the architecture is not supported, or the model was scaled, "
+                "wrapped or quantised before",
+            )
+
+
 def check_start(_: nn.Module, anatomy: Anatomy, plan: ExpansionPlan) -> None:
     """The start keeps its promise on such a block.
 
     Raises:
         StartUnsupported: a norm would cancel the factor.
     """
+    if plan.start == "identity" and anatomy.bias_after_closing:
+        raise StartUnsupported(
+            "start: identity silences each branch, but a norm with a bias follows in this model",
+            hint="use `start: copy`",
+            field=("start",),
+        )
     if plan.start == "average" and anatomy.norm_after_closing:
         raise StartUnsupported(
             "start: average scales each branch, but this model normalises its branches again",

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -62,8 +63,10 @@ def compute_value(
         case Constant(number):
             return torch.full(like.shape, number, dtype=like.dtype)
         case Normal(std):
-            generator = torch.Generator().manual_seed(derive_seed(seed, key))
-            return (torch.randn(like.shape, generator=generator) * std).to(like.dtype)
+            # numpy, because torch's normal numbers differ between kinds of processors.
+            generator = np.random.Generator(np.random.PCG64(derive_seed(seed, key)))
+            numbers = generator.standard_normal(tuple(like.shape), dtype=np.float32)
+            return (torch.from_numpy(numbers) * std).to(like.dtype)
 
 
 def derive_seed(seed: int, purpose: str) -> int:

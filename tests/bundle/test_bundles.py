@@ -142,8 +142,8 @@ def test_ties_name_the_keys_of_the_loaded_model(bundle: Path) -> None:
         assert torch.equal(state[aliases[0]], base[canonical])
     table = "layers.1.blocks.0.attn.relative_position_bias_table"
     assert manifest.ties[table] == (
-        "layers.1.blocks.0.attn.bias.table",
-        "layers.1.blocks.1.attn.bias.table",
+        "layers.1.blocks.0.attn.shared_relative_position_bias_table.table",
+        "layers.1.blocks.1.attn.shared_relative_position_bias_table.table",
     )
 
 

@@ -78,7 +78,7 @@ HEAD = "head.bias"
         (torch.zeros(4), "architecture-mismatch", "(4), but the architecture has (5)"),
         (torch.zeros(()), "architecture-mismatch", "(5)"),
         (torch.zeros(0), "architecture-mismatch", "(0), but the architecture has (5)"),
-        (torch.zeros(1).expand(2**40), "architecture-mismatch", "(5)"),
+        (torch.zeros(1).expand(2**40), "checkpoint-unreadable", "claims"),
         ("text", "architecture-mismatch", "1 tensors are missing, such as head.bias"),
     ],
     ids=short,

@@ -127,6 +127,8 @@ def test_quickstart(run: Run, tmp_path: Path) -> None:
     other.mkdir()
     (other / "thesis.txt").write_text("weeks of work")
     assert run("quickstart", "-o", other).exit_code == 2
+    (other / "manifest.json").write_text('{"manifest_version": 3}')  # a browser extension's
+    assert run("quickstart", "-o", other).exit_code != 0
     assert (other / "thesis.txt").read_text() == "weeks of work"
 
 

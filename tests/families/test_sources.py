@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from scalenet_cli import SourceOptions, expand_checkpoint, load, verify
-from scalenet_cli.errors import AmbiguousArchitecture, ArchitectureMismatch
+from scalenet_cli import SourceOptions, expand_checkpoint, expand_module, load, verify
+from scalenet_cli.errors import (
+    AmbiguousArchitecture,
+    ArchitectureMismatch,
+    MissingExtra,
+    PlanError,
+    UnknownBlockTensor,
+)
+from scalenet_cli.families import family
 from scalenet_cli.families.sources import Source, open_source
 from tests.laws.building import write_source
 from tests.models import tiny_case
@@ -284,3 +292,45 @@ def test_hub_references_from_the_cache(
         source = open_source(f"timm:{name}")
         assert holds(source, deit)
         assert source.reference == f"timm:{name}"
+
+
+def test_shards_of_both_kinds_are_all_written(tmp_path: Path) -> None:
+    case = tiny_case("llama")
+    folder = write_source(case, tmp_path / "source")
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(state)
+    save_file({key: state[key] for key in names[::2]}, folder / "a.safetensors")
+    torch.save({key: state[key] for key in names[1::2]}, folder / "b.bin")
+    index = {key: "b.bin" if order % 2 else "a.safetensors" for order, key in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("version: 1\nmapping: stack\nfactor: 2\nadapter: {dim: 4}\n")
+    expand_checkpoint(folder, plan, tmp_path / "out")
+    assert verify(tmp_path / "out", source=str(folder)).compared_tensors == len(names)
+
+
+def test_a_block_that_norms_its_branches_refuses_gates(tmp_path: Path) -> None:
+    source = open_source("timm:vit_base_patch16_rpn_224", weights=False)
+    model = family("vit").build(source.architecture)
+    for start in ("average", "identity"):
+        plan = {"version": 1, "mapping": "stack", "factor": 2, "start": start}
+        with pytest.raises(PlanError, match="start-unsupported"):
+            expand_module(model, plan, family="vit")
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_18x2_224", "aimv2_large_patch14_224"])
+def test_variants_that_are_built_otherwise_are_named(name: str) -> None:
+    model = family("vit").build(open_source(f"timm:{name}", weights=False).architecture)
+    with pytest.raises(UnknownBlockTensor, match="has no Linear"):
+        expand_module(model, {"version": 1, "mapping": "stack", "factor": 2}, family="vit")
+
+
+def test_without_transformers_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_source(tiny_case("llama"), tmp_path / "source")
+    architecture = open_source(str(folder)).architecture
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra, match="transformers"):
+        family("llama").build(architecture)

@@ -26,7 +26,8 @@ def new_blocks(case: TinyCase, weights: str) -> tuple[torch.nn.Module, torch.nn.
 
 def tensor(block: torch.nn.Module, key: str) -> torch.Tensor:
     """A tensor of an original or a prepared block; Swin's table moves into a module."""
-    if key == "attn.bias.table" and not hasattr(block.attn, "bias"):
+    shared = "attn.shared_relative_position_bias_table.table"
+    if key == shared and key not in dict(block.named_parameters()):
         key = "attn.relative_position_bias_table"
     return block.get_parameter(key)
 

@@ -10,6 +10,7 @@ from scalenet_cli.errors import CheckpointError, CheckpointNotFound, OptionError
 from scalenet_cli.families.sources.folder import (
     decoder_architecture,
     decoder_source,
+    has_weights,
     read_config,
     read_weights,
 )
@@ -140,7 +141,7 @@ def _timm_folder(
 
     name = arch or str(config["architecture"])
     merged = {**arguments_of(config), **arguments}
-    if random_seed is not None or not weights:
+    if random_seed is not None or not (weights or has_weights(path)):
         return _timm_name(f"{TIMM}{name}", None, merged, weights, random_seed)
     from scalenet_cli.families.sources.timm_checkpoint import convert, identify_timm
 

@@ -13,7 +13,7 @@ from scalenet_cli.errors import (
     UnsupportedTensor,
 )
 from scalenet_cli.families.base import Architecture
-from scalenet_cli.families.llama import CODE_SETTINGS, DERIVED, model_type
+from scalenet_cli.families.llama import DERIVED, IGNORED_SETTINGS, model_type
 from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint
 from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
@@ -29,6 +29,7 @@ WEIGHTS: Final = (
     "pytorch_model.bin.index.json",
 )
 # Files that belong to the model but are no weights. Code (*.py) is never carried.
+_CARRIED_SUFFIXES: Final = ("", ".json", ".jinja", ".md", ".model", ".txt")
 CARRIED: Final = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -143,7 +144,7 @@ def decoder_architecture(config: Mapping[str, Any], where: str) -> Architecture:
             where=where,
             hint="use the checkpoint it was quantised from, or dequantise it with transformers",
         )
-    arguments = {key: value for key, value in config.items() if key not in CODE_SETTINGS}
+    arguments = {key: value for key, value in config.items() if key not in IGNORED_SETTINGS}
     return Architecture("llama", str(config["model_type"]), arguments)
 
 
@@ -183,7 +184,9 @@ def decoder_source(folder: Path, config: Mapping[str, Any], *, weights: bool) ->
 def _whole(
     checkpoint: Checkpoint, tensors: Mapping[str, SourceTensor]
 ) -> tuple[SafetensorsFile, ...]:
-    return checkpoint.files if len(tensors) == len(checkpoint.tensors) else ()
+    # Shards may be pickles beside safetensors files: what is copied has to be all there is.
+    in_files = [key for file in checkpoint.files for key in file.tensors]
+    return checkpoint.files if sorted(in_files) == sorted(tensors) else ()
 
 
 def _repeated_head(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, str]:
@@ -210,5 +213,7 @@ def _carried(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in CARRIED)
+        if path.is_file()
+        and path.suffix in _CARRIED_SUFFIXES
+        and any(fnmatchcase(path.name, pattern) for pattern in CARRIED)
     )

@@ -10,6 +10,7 @@ from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 
 _MAX_DIGITS: Final = 6
+_MAX_STAGES: Final = 16
 # What the word in a ViT's name means, in timm and in every paper.
 _VIT_WIDTHS: Final = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
 
@@ -83,6 +84,10 @@ def swin_geometry(checkpoint: Checkpoint) -> Geometry:
     shapes = _Shapes(checkpoint)
     width, channels, _, patch = shapes["patch_embed.proj.weight"]
     stages = shapes.count(r"layers\.(\d+)\.")
+    if stages > _MAX_STAGES:
+        raise ArchitectureMismatch(
+            f"a key names stage {stages - 1}; no Swin has so many", where=checkpoint.where
+        )
     depths = tuple(shapes.count(rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages))
     tables = [
         shapes[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]

@@ -1,6 +1,7 @@
 """JSON from strangers: strict UTF-8, no repeated keys, no NaN."""
 
 import json
+from collections import Counter
 from typing import Any
 
 
@@ -23,8 +24,7 @@ def parse_json(data: bytes) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {repeated[:80]!r} stands twice")
     for key in content:
         key.encode()  # half of a surrogate pair is no character: UnicodeEncodeError, a ValueError

@@ -23,6 +23,7 @@ from scalenet_cli.families.sources.tensors import FileTensor, SourceTensor, hold
 # The order in which timm looks for the state dict: an EMA wins over the raw weights.
 WRAPPERS: Final = ("state_dict_ema", "model_ema", "state_dict", "model")
 PREFIXES: Final = ("module.", "_orig_mod.")
+_MAX_EXPANSION: Final = 20
 # A damaged or hostile pickle fails in many ways inside torch.load.
 _DAMAGED: Final = (
     RuntimeError,
@@ -156,6 +157,8 @@ def _data_starts(
 
 
 def _load(path: Path, *, fake: bool) -> Mapping[str, Any]:
+    if not fake:
+        _check_expansion(path)
     try:
         # timm's training script saves its options as a Namespace, which runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -188,8 +191,26 @@ def _load(path: Path, *, fake: bool) -> Mapping[str, Any]:
     return content
 
 
+def _check_expansion(path: Path) -> None:
+    """A compressed archive does not unpack to many times its size: torch never compresses."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+    except _DAMAGED as error:
+        raise _unreadable(path, error) from None
+    if unpacked > _MAX_EXPANSION * path.stat().st_size:
+        raise CheckpointUnreadable(
+            f"the file has {path.stat().st_size} bytes, but claims to unpack to {unpacked}",
+            where=str(path),
+        )
+
+
 def _unreadable(path: Path, error: BaseException) -> CheckpointUnreadable:
     first = (str(error).splitlines() or [""])[0][:200]
+    if isinstance(error, pickle.UnpicklingError):
+        first = "its content is no pickle of tensors"  # torch's own text advises weights_only=False
     return CheckpointUnreadable(
         f"not a PyTorch checkpoint, or damaged: {first or type(error).__name__}",
         where=str(path),
