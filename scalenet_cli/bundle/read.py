@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -108,12 +108,17 @@ def read_manifest(folder: Path) -> Manifest:
             where=str(path),
             hint="pip install --upgrade scalenet-cli",
         )
+    return _validated(content, str(path))
+
+
+def _validated(content: dict[str, Any], where: str) -> Manifest:
+    """The digest first: an edited manifest is called edited, whatever else is wrong with it."""
     if not isinstance(content.get("digest"), str):
-        raise ManifestUnreadable("the manifest has no digest", where=str(path))
+        raise ManifestUnreadable("the manifest has no digest", where=where)
     if content["digest"] != digest_content(content):
         raise BundleDigestMismatch(
             "manifest.json is not what was written: its digest differs from its content",
-            where=str(path),
+            where=where,
             hint="the bundle was damaged or edited: copy it again, or expand the source again",
         )
     try:
@@ -121,7 +126,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as failure:
         first = failure.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ManifestUnreadable(f"{place}: {first['msg']}", where=str(path)) from None
+        raise ManifestUnreadable(f"{place}: {first['msg']}", where=where) from None
 
 
 def tensor_places(bundle: Bundle, role: Role) -> dict[str, FileTensor]:

@@ -118,17 +118,23 @@ def scale(
     """The surgery that a plan asks for; mistakes of the plan come with file and line."""
     with document.locating():
         layout = fit_layout(base, document.plan, family)
-        expansion = expand(base, layout, document.plan, family, seed=seed)
-        train = resolve_train(document.plan, set(expansion.groups.values()))
+        return _operate(base, architecture, family, layout, document.plan, seed, source)
+
+
+def _operate(
+    base: nn.Module,
+    architecture: Architecture,
+    family: Family,
+    layout: Layout,
+    plan: ExpansionPlan,
+    seed: int,
+    source: Source | None,
+) -> Described:
+    expansion = expand(base, layout, plan, family, seed=seed)
+    groups = dict(expansion.groups)
+    train = resolve_train(plan, set(groups.values()))
     return Described(
-        architecture,
-        family,
-        expansion.model,
-        layout,
-        dict(expansion.groups),
-        train,
-        expansion,
-        source,
+        architecture, family, expansion.model, layout, groups, train, expansion, source
     )
 
 
@@ -188,17 +194,7 @@ def rescale(
     """The surgery that a manifest records."""
     layout = manifest.to_layout()
     _check_layout(manifest, layout, stage_shapes(family, base))
-    expansion = expand(base, layout, manifest.plan, family, seed=manifest.seed)
-    train = resolve_train(manifest.plan, set(expansion.groups.values()))
-    return Described(
-        architecture,
-        family,
-        expansion.model,
-        layout,
-        dict(expansion.groups),
-        train,
-        expansion,
-    )
+    return _operate(base, architecture, family, layout, manifest.plan, manifest.seed, None)
 
 
 def _check_layout(manifest: Manifest, layout: Layout, shapes: tuple[StageShape, ...]) -> None:
