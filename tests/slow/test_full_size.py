@@ -1,6 +1,7 @@
 """The laws once more, on real architectures at full size; random weights unless said otherwise."""
 
 import copy
+import filecmp
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from scalenet_cli.families import family
 from scalenet_cli.families.base import Architecture
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.plan.resolve import resolve_layout
+from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.surgery import verify_ties
 from scalenet_cli.surgery.untie import fold, untie
 from tests.laws.building import (
@@ -185,3 +187,25 @@ def test_laws_5_7_8_of_a_swin_t_bundle(tmp_path: Path) -> None:
     assert report.bundle_bytes == sum(p.numel() * 4 for p in loaded.parameters())
     expected = expand_module(big.model, plan, family="swin")
     assert torch.equal(big.logits(loaded), big.logits(expected))
+
+
+def test_laws_5_7_8_of_a_llama_bundle(tmp_path: Path) -> None:
+    """In bfloat16 and shards of 1 GB, as such checkpoints come."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**LLAMA_1B)
+    base = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).eval()
+    base.save_pretrained(tmp_path / "source", max_shard_size="1GB")
+    plan = ExpansionPlan.model_validate({"version": 1, "mapping": "interpolate", "factor": 2})
+    written = write_plan(plan, tmp_path / "plan.yaml")
+    for name in ("one", "two"):
+        report = expand_checkpoint(tmp_path / "source", written, tmp_path / name)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    equal, _, _ = filecmp.cmpfiles(tmp_path / "one", tmp_path / "two", names, shallow=False)
+    assert sorted(equal) == names
+    loaded = load(tmp_path / "one")
+    assert report.parameters.stored == sum(p.numel() for p in loaded.parameters())
+    assert report.bundle_bytes == sum(p.numel() * 2 for p in loaded.parameters())
+    expected = expand_module(base, plan, family="llama")
+    tokens = {"input_ids": torch.arange(16)[None], "use_cache": False}
+    with torch.no_grad():
+        assert torch.equal(loaded(**tokens).logits, expected(**tokens).logits)
