@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scalenet_cli.bundle.manifest import MANIFEST
+from scalenet_cli.bundle.stopping import stop_requests
 from scalenet_cli.errors import OutputExists, OutputUnwritable
 
 
@@ -85,7 +86,8 @@ def check_space(output: Path, num_bytes: int) -> None:
 def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
     """A sibling folder to write into; it takes the output's name when the block ends well.
 
-    On any failure, Ctrl-C included, it is removed and the old state stays.
+    On any failure, Ctrl-C included, it is removed and the old state stays. A request to stop that
+    arrives while the folders are exchanged comes too late: the output is there.
 
     Raises:
         OutputExists, OutputUnwritable: see check_output; also a full disk.
@@ -94,10 +96,14 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
     parent = _parent(output)
     staging: Path | None = None
     try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=parent))
-        yield staging
-        check_output(output, force=force)  # once more: it may have appeared meanwhile
-        _publish(staging, output, parent)
+        with stop_requests() as requests:
+            staging = Path(
+                tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=parent)
+            )
+            yield staging
+            check_output(output, force=force)  # once more: it may have appeared meanwhile
+            requests.hold()
+            _publish(staging, output, parent)
     except OSError as error:
         raise OutputUnwritable(
             f"writing failed: {error.strerror or error}",
@@ -134,7 +140,7 @@ def _publish(staging: Path, output: Path, parent: Path) -> None:
         staging.rename(output)
         fsync_path(parent)
     except BaseException:
-        # Ctrl-C included: between the two renames there is no output.
+        # Between the two renames there is no output.
         if not output.exists() and (old / "bundle").exists():
             (old / "bundle").rename(output)
         raise

@@ -135,6 +135,56 @@ def test_ctrl_c_while_a_library_is_imported_leaves_the_old_state(work: Path, mod
     assert ended.stderr == "interrupted: nothing was changed\n"
 
 
+SWALLOWED = """
+import os, signal, sys
+from pathlib import Path
+from scalenet_cli.bundle import staging
+
+check = staging.check_output
+
+def interrupted(output, *, force):
+    check(output, force=force)
+    if list(Path(output).parent.glob(".out.*.partial")):  # the second time
+        try:
+            os.kill(os.getpid(), signal.{name})
+        except BaseException:
+            pass  # as an import of an optional package does
+
+def publish(*arguments):
+    publishing(*arguments)
+    os.kill(os.getpid(), signal.{name})
+
+if "{moment}" == "before":
+    staging.check_output = interrupted
+else:
+    publishing, staging._publish = staging._publish, publish
+from scalenet_cli.cli.app import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_request_to_stop_that_a_library_swallows_is_heard(
+    work: Path, name: str, status: int
+) -> None:
+    before = snapshot(work)
+    script = SWALLOWED.format(name=name, moment="before")
+    command = [sys.executable, "-c", script, *map(str, expand(work))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert snapshot(work) == before
+    assert (ended.returncode, ended.stdout) == (status, "")
+
+
+def test_a_request_to_stop_after_the_output_is_there_is_too_late(work: Path, whole: Path) -> None:
+    shutil.copytree(whole, work / "out")
+    script = SWALLOWED.format(name="SIGINT", moment="after")
+    command = [sys.executable, "-c", script, *map(str, expand(work, "--force"))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert snapshot(work / "out") == snapshot(whole)
+    assert sorted(path.name for path in work.iterdir()) == ["llama", "out", "plan.yaml"]
+
+
 def test_ctrl_c_while_a_large_file_is_copied_leaves_the_old_state(work: Path, whole: Path) -> None:
     shutil.copytree(whole, work / "out")
     enlarge(work / "llama", 1_000_000)  # 256 MB
