@@ -20,6 +20,12 @@ ScalenetError
 |-- BundleError         exit 3: our own folder
 |   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe
 |   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
+|-- DataError           exit 3: images and labels
+|   `-- DataNotFound, DataUnreadable, ImageUnreadable, ClassesDiffer, TargetOutOfRange, NoBatch
+|-- TrainingError       exit 3: a run that cannot go on
+|   |-- NotARun, RunStateDamaged, LossNotFinite, RankLost
+|   `-- RunExists, RunDiffers, DeviceUnavailable   exit 2
+|-- StoppedOnRequest    exit 5: a signal ended a run, whose state is saved
 |-- SystemFailure       exit 3: the operating system refused a file
 `-- ThresholdMissed     exit 4: --max-params, --max-macs
 """
@@ -350,6 +356,108 @@ class OutputUnwritable(BundleError):
     """The output cannot be written: no permission, no space, no folder."""
 
     code = "output-unwritable"
+
+
+class DataError(ScalenetError):
+    """Images or labels cannot be used."""
+
+    code = "data"
+    exit_code = 3
+
+
+class DataNotFound(DataError):
+    """There is no such folder, file, split or data set."""
+
+    code = "data-not-found"
+
+
+class DataUnreadable(DataError):
+    """The data hold no sample that can be read, or need a package that is missing."""
+
+    code = "data-unreadable"
+
+
+class ImageUnreadable(DataError):
+    """One image is damaged, or too large to decode."""
+
+    code = "image-unreadable"
+
+
+class ClassesDiffer(DataError):
+    """Two splits, or the data and the model, do not have the same classes."""
+
+    code = "classes-differ"
+
+
+class TargetOutOfRange(DataError):
+    """A sample's target is no class of the model."""
+
+    code = "target-out-of-range"
+
+
+class NoBatch(DataError):
+    """The data are smaller than one batch."""
+
+    code = "no-batch"
+
+
+class TrainingError(ScalenetError):
+    """A run cannot start or go on."""
+
+    code = "training"
+    exit_code = 3
+
+
+class NotARun(TrainingError):
+    """The folder holds no run to resume."""
+
+    code = "not-a-run"
+
+
+class RunStateDamaged(TrainingError):
+    """The training state of a run is not what was written."""
+
+    code = "run-state-damaged"
+
+
+class LossNotFinite(TrainingError):
+    """Loss or gradient became NaN or infinite."""
+
+    code = "loss-not-finite"
+
+
+class RankLost(TrainingError):
+    """Another process of the same run is gone."""
+
+    code = "rank-lost"
+
+
+class RunExists(TrainingError):
+    """The output holds a run already."""
+
+    code = "run-exists"
+    exit_code = 2
+
+
+class RunDiffers(TrainingError):
+    """A run cannot be resumed with another recipe, bundle or other data."""
+
+    code = "run-differs"
+    exit_code = 2
+
+
+class DeviceUnavailable(TrainingError):
+    """The device that was asked for is not there."""
+
+    code = "device-unavailable"
+    exit_code = 2
+
+
+class StoppedOnRequest(ScalenetError):
+    """A signal asked the run to stop; its state was saved before."""
+
+    code = "stopped"
+    exit_code = 5
 
 
 class SystemFailure(ScalenetError):

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt
 
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport
 from scalenet_cli.plan.layout import Layout, stage_layout
-from scalenet_cli.plan.schema import MAX_BLOCKS, ExpansionPlan, Strict
+from scalenet_cli.plan.schema import MAX_BLOCKS, ExpansionPlan, Group, Strict
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -57,6 +57,26 @@ class StageEntry(Strict):
     scope: tuple[NonNegativeInt, ...]
 
 
+class TrainedEntry(Strict):
+    """What training did to a bundle: absent where nothing was trained."""
+
+    steps: NonNegativeInt = Field(description="optimizer steps")
+    groups: tuple[Group, ...] = Field(description="groups that were trained")
+    num_classes: NonNegativeInt = Field(description="outputs of the model")
+    new_head: bool = Field(description="the source's head was replaced: other classes")
+    classes: dict[str, NonNegativeInt] = Field(description="class name -> target, where known")
+    averaged: bool = Field(description="the tensors are an exponential moving average")
+    metrics: dict[str, float] = Field(description="of the evaluation of these tensors")
+
+    @property
+    def changed_base(self) -> bool:
+        """Whether the base files hold trained tensors, and no longer the source's.
+
+        Norms and heads alone are small: they override the base's tensors among the instances'.
+        """
+        return "shared" in self.groups or "embeddings" in self.groups
+
+
 class Manifest(Strict):
     """Everything about a bundle but its tensors."""
 
@@ -70,6 +90,7 @@ class Manifest(Strict):
     files: dict[str, FileEntry]
     parameters: ParameterReport
     flops: FlopReport
+    trained: TrainedEntry | None = None
     digest: str = Field("", description="sha256 of all the rest, see digest_content")
 
     def to_layout(self) -> Layout:

@@ -52,6 +52,13 @@ def is_bundle(path: Path) -> bool:
         return False
 
 
+def bundle_folder(path: Path) -> Path:
+    """The bundle that a path means: of a training run, its best one, or else its last."""
+    if is_bundle(path):
+        return path
+    return next((path / name for name in ("best", "last") if is_bundle(path / name)), path)
+
+
 def open_bundle(folder: Path) -> Bundle:
     """The manifest, checked, and the presence of every file it lists. No tensor is read.
 
@@ -182,7 +189,9 @@ def check_digests(bundle: Bundle) -> int:
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(check, work))
     base = bundle.manifest.tensors("base")
-    if source_digest(bundle.manifest) != bundle.manifest.source.digest:
+    trained = bundle.manifest.trained
+    kept = trained is None or not trained.changed_base
+    if kept and source_digest(bundle.manifest) != bundle.manifest.source.digest:
         raise BundleDigestMismatch(
             f"the {len(base)} base tensors are not those of the source checkpoint",
             where=str(bundle.folder),

@@ -1,5 +1,6 @@
 """A folder that appears whole or not at all."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from scalenet_cli.bundle.manifest import MANIFEST
 from scalenet_cli.bundle.stopping import stop_requests
@@ -133,6 +135,13 @@ def _publish(staging: Path, output: Path, parent: Path) -> None:
     os.umask(umask)
     staging.chmod(0o777 & ~umask)
     fsync_path(staging)
+    if output.exists() and _exchange(staging, output):
+        try:
+            fsync_path(parent)
+        except OSError:
+            _exchange(staging, output)
+            raise
+        return
     old = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=parent))
     try:
         if output.exists():
@@ -147,3 +156,17 @@ def _publish(staging: Path, output: Path, parent: Path) -> None:
     finally:
         if output.exists() or not (old / "bundle").exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Two names change places in one step, so that at no moment there is none; Linux only."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)

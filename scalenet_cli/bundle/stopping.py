@@ -19,7 +19,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
-        self._arrived: tuple[int, FrameType | None] | None = None
+        self._swallowed: tuple[int, FrameType | None] | None = None
         self._holding = False
 
     def install(self) -> None:
@@ -39,16 +39,20 @@ class StopRequests:
             signal.signal(number, handler)
 
     def hold(self) -> None:
-        """Raises for what arrived so far; what comes later comes too late to stop anything."""
-        self._holding = True
-        if self._arrived is not None:
-            number, frame = self._arrived
+        """Raises what was swallowed; what is raised from now on comes too late to stop anything."""
+        if self._swallowed is not None:
+            number, frame = self._swallowed
             self._handlers[number](number, frame)
+        self._holding = True
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        self._arrived = (number, frame)
-        if not self._holding:
+        try:
             self._handlers[number](number, frame)
+        except BaseException:
+            # A handler that only takes a note, as that of a training run, raises nothing.
+            if not self._holding:
+                self._swallowed = (number, frame)
+                raise
 
 
 @contextmanager

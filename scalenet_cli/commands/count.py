@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scalenet_cli.bundle.read import is_bundle, read_manifest
+from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import ArchitectureMismatch, OptionError
@@ -20,6 +20,7 @@ def count_params(
         ScalenetError: the target or the plan cannot be used.
     """
     options = options or SourceOptions()
+    target = str(bundle_folder(Path(target)))
     if plan is None and is_bundle(Path(target)) and options == SourceOptions():
         return read_manifest(Path(target)).parameters
     document = load_plan(plan) if plan is not None else None
@@ -46,6 +47,7 @@ def flops(
         ScalenetError: the target or the plan cannot be used, or the model refuses the size.
     """
     options = options or SourceOptions()
+    target = str(bundle_folder(Path(target)))
     if plan is None and is_bundle(Path(target)) and options == SourceOptions():
         stored = read_manifest(Path(target)).flops
         if input_size in (None, stored.input_size):

@@ -1,21 +1,55 @@
 """Models in memory: a bundle as a module, and the surgery on a module that is there already."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from scalenet_cli.bundle.read import Bundle, check_digests, map_tensors, open_bundle
-from scalenet_cli.commands.opening import architecture_of, blaming, fit_layout, rescale
+from scalenet_cli.bundle.read import (
+    Bundle,
+    bundle_folder,
+    check_digests,
+    map_tensors,
+    open_bundle,
+)
+from scalenet_cli.commands.opening import (
+    architecture_of,
+    blaming,
+    fit_layout,
+    head_size,
+    rescale,
+)
 from scalenet_cli.errors import BundleTieBroken, ManifestUnreadable
 from scalenet_cli.families import family as find_family
+from scalenet_cli.families.base import Family
+from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.load import load_plan, plan_from_dict
-from scalenet_cli.plan.schema import ExpansionPlan
+from scalenet_cli.plan.schema import ExpansionPlan, Group
 from scalenet_cli.plan.train import resolve_train
-from scalenet_cli.surgery import expand, verify_ties
+from scalenet_cli.surgery import Expansion, expand, verify_ties
 from scalenet_cli.surgery.assign import set_parameters
 from scalenet_cli.surgery.values import compute_value
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A bundle as a model with weights, and what has been decided about it.
+
+    ``owned`` names the tensors that surgery added; ``base_keys`` says under which keys of the
+    model the source's tensors are.
+    """
+
+    model: nn.Module
+    family: Family
+    layout: Layout
+    groups: Mapping[str, Group]
+    train: tuple[Group, ...]
+    base_keys: Mapping[str, tuple[str, ...]]
+    owned: frozenset[str]
+    bundle: Bundle
 
 
 def load(path: str | Path, *, check: bool = True) -> nn.Module:
@@ -23,19 +57,30 @@ def load(path: str | Path, *, check: bool = True) -> nn.Module:
 
     It is the library's own class (timm's, transformers'), so ``forward_features``,
     ``forward_intermediates`` and ``generate`` work on it. Weights are mapped, not read; ``check``
-    reads them once to compare their digests.
+    reads them once to compare their digests. Of a run's folder, its ``best`` bundle is loaded.
 
     Raises:
         BundleError: not a bundle, damaged, or with a tie that does not hold.
     """
-    bundle = open_bundle(Path(path))
+    return load_bundle(path, check=check).model
+
+
+def load_bundle(path: str | Path, *, check: bool = True, num_classes: int | None = None) -> Loaded:
+    """Like :func:`load`, with family, layout and groups.
+
+    ``num_classes`` puts a new head on the model, of which the tensors have no data yet.
+
+    Raises:
+        BundleError: see load.
+    """
+    bundle = open_bundle(bundle_folder(Path(path)))
     if check:
         check_digests(bundle)
     with blaming(bundle.folder):
-        return _build(bundle)
+        return _build(bundle, num_classes)
 
 
-def _build(bundle: Bundle) -> nn.Module:
+def _build(bundle: Bundle, num_classes: int | None) -> Loaded:
     manifest = bundle.manifest
     architecture = architecture_of(manifest)
     family = find_family(architecture.family)
@@ -47,27 +92,52 @@ def _build(bundle: Bundle) -> nn.Module:
         raise ManifestUnreadable("it lists no plan.yaml")
     if load_plan(str(bundle.folder / "plan.yaml")).plan != manifest.plan:
         raise ManifestUnreadable("its plan is not the one in plan.yaml")
+    head = head_size(manifest) if num_classes is None else num_classes
+    if head is not None:
+        family.replace_head(base, head)
     described = rescale(base, architecture, family, manifest)
-    model = described.model
+    expansion = described.expansion
+    assert expansion is not None
+    _fill_instances(bundle, described.model, expansion, new_head=num_classes is not None)
+    family.finish(described.model, bundle.folder, frozenset(manifest.files))
+    return Loaded(
+        described.model.eval(),
+        family,
+        described.layout,
+        described.groups,
+        described.train,
+        expansion.base_keys,
+        frozenset(expansion.owned),
+        bundle,
+    )
+
+
+def _fill_instances(
+    bundle: Bundle, model: nn.Module, expansion: Expansion, *, new_head: bool
+) -> None:
+    """Puts in what belongs to instances and overrides the base; then all ties must hold."""
+    manifest = bundle.manifest
     own = dict(map_tensors(bundle, "instances"))
-    assert described.expansion is not None
-    missing = described.expansion.owned.keys() - own.keys()
+    if new_head:
+        own = {key: own[key] for key in own if expansion.groups.get(key) != "head"}
+    missing = expansion.owned.keys() - own.keys()
     if missing:
         raise ManifestUnreadable(
             f"no instance tensor {sorted(missing)[0]}", where=str(bundle.folder)
         )
     _require_keys(model, own, "instance", complete=False)
     set_parameters(model, own)
-    if manifest.ties != dict(described.expansion.ties):
-        wrong = [k for k, v in described.expansion.ties.items() if manifest.ties.get(k) != v]
+    empty = [key for key, parameter in model.named_parameters() if parameter.is_meta]
+    if empty and not new_head:
+        raise ManifestUnreadable(f"no tensor {empty[0]}", where=str(bundle.folder))
+    if manifest.ties != dict(expansion.ties):
+        wrong = [k for k, v in expansion.ties.items() if manifest.ties.get(k) != v]
         raise BundleTieBroken(
             f"the manifest's ties are not those of its plan and layout; first: "
-            f"{sorted({*wrong, *(manifest.ties.keys() - described.expansion.ties.keys())})[0]}",
+            f"{sorted({*wrong, *(manifest.ties.keys() - expansion.ties.keys())})[0]}",
             hint="the manifest was changed: expand the source again",
         )
     verify_ties(model, manifest.ties)
-    family.finish(model, bundle.folder, frozenset(manifest.files))
-    return model.eval()
 
 
 def _require_keys(

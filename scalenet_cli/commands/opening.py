@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from scalenet_cli.bundle.manifest import Manifest
-from scalenet_cli.bundle.read import is_bundle, read_manifest
+from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import (
     BundleError,
@@ -63,6 +63,7 @@ def describe(
     Raises:
         ScalenetError: the target or the plan cannot be used.
     """
+    target = str(bundle_folder(Path(target)))
     if is_bundle(Path(target)):
         refuse_source_options(target, options)
         manifest = read_manifest(Path(target))
@@ -70,7 +71,8 @@ def describe(
             with blaming(Path(target)):
                 architecture = architecture_of(manifest)
                 family = find_family(architecture.family)
-                return rescale(family.build(architecture), architecture, family, manifest)
+                base = _with_head(family.build(architecture), family, manifest)
+                return rescale(base, architecture, family, manifest)
         architecture, source = architecture_of(manifest), None
     else:
         source = open_source(
@@ -82,6 +84,8 @@ def describe(
         architecture, source = replace(architecture, arguments=sized), None
     family = find_family(architecture.family)
     base = build_base(architecture, family, source, target)
+    if manifest is not None:
+        base = _with_head(base, family, manifest)
     if document is not None:
         return scale(base, architecture, family, document, source, options.seed)
     if manifest is not None:
@@ -90,6 +94,19 @@ def describe(
     groups = group_parameters(base, family)
     present: tuple[Group, ...] = tuple(g for g in GROUPS if g in groups.values())
     return Described(architecture, family, base, layout, groups, present, None, source)
+
+
+def head_size(manifest: Manifest) -> int | None:
+    """The classes of a head that training put in the place of the source's; None without one."""
+    trained = manifest.trained
+    return trained.num_classes if trained is not None and trained.new_head else None
+
+
+def _with_head(base: nn.Module, family: Family, manifest: Manifest) -> nn.Module:
+    head = head_size(manifest)
+    if head is not None:
+        family.replace_head(base, head)
+    return base
 
 
 def build_base(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from scalenet_cli.bundle.read import (
     Bundle,
+    bundle_folder,
     check_digests,
     digest_place,
     open_bundle,
@@ -52,7 +53,7 @@ def verify(
             "--arch, --model-kwargs, --random-weights and --seed say how to read --source, which "
             "is not given"
         )
-    opened = open_bundle(Path(bundle))
+    opened = open_bundle(bundle_folder(Path(bundle)))
     checked = check_digests(opened)
     from scalenet_cli.commands.loading import load
 
@@ -100,6 +101,12 @@ def _compare(folder: Path, reference: str, options: SourceOptions) -> int:
     from scalenet_cli.families.sources import open_source
 
     bundle = open_bundle(folder)
+    if bundle.manifest.trained is not None and bundle.manifest.trained.changed_base:
+        raise SourceMismatch(
+            "the base was trained, so the source's tensors are no longer in the bundle",
+            where=f"{folder} and {reference}",
+            hint="compare the bundle that the run started from: RUN/start",
+        )
     recorded = bundle.manifest.source
     timm = recorded.family != "llama"
     try:

@@ -133,6 +133,10 @@ class Family(Protocol):
         """Whatever in the model counts blocks: cache slots, config lists, feature tables."""
         ...
 
+    def replace_head(self, model: "nn.Module", num_classes: int) -> None:
+        """Puts a new head, without data, in the place of the model's, in place."""
+        ...
+
     def finish(self, model: "nn.Module", folder: "Path", files: Collection[str]) -> None:
         """What a loaded model needs beyond its tensors; only ``files`` of the folder are read."""
         ...

@@ -240,6 +240,10 @@ class LlamaFamily:
                 if "layer_idx" in vars(module):
                     module.layer_idx = instance.position
 
+    def replace_head(self, model: Any, num_classes: int) -> None:
+        """The head of a decoder is its vocabulary."""
+        raise ArchitectureMismatch("a language model has no classifier that could be replaced")
+
     def finish(self, model: Any, folder: Path, files: Collection[str]) -> None:
         """The generation config that the source came with."""
         from transformers import GenerationConfig

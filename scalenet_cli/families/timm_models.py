@@ -138,6 +138,11 @@ class TimmFamily:
         """Timm draws Linears and bias tables of these models with 0.02."""
         return RandomInit(std=0.02, norm=1.0)
 
+    def replace_head(self, model: Any, num_classes: int) -> None:
+        """See Family."""
+        with torch.device("meta"):
+            model.reset_classifier(num_classes)
+
     def finish(self, model: nn.Module, folder: Path, files: Collection[str]) -> None:
         """Timm computes attention masks on the device of a norm, which was meta when it built."""
         reinit_non_persistent_buffers(model)

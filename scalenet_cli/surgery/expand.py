@@ -60,10 +60,12 @@ def expand(
     for stage in layout.stages:
         stage_work = _Stage(expanded, stage, plan, family, source_keys, seed)
         owned |= stage_work.rebuild()
-    if layout.num_new == 0 and not owned:
+    # With a train set of its own it is the base, to be trained for comparison.
+    if layout.num_new == 0 and not owned and plan.train is None:
         raise PlanChangesNothing(
             "no block instance gets an adapter, and no block is added",
-            hint="raise factor (or depth), or widen adapter.instances",
+            hint="raise factor (or depth), widen adapter.instances, or name what to train, such "
+            "as `train: all`",
             field=("adapter", "instances"),
         )
     _spread_drop_path(expanded, layout, plan, family)

@@ -1,0 +1,78 @@
+"""Writes what a training run made of a bundle; files that did not change are linked, not copied."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from scalenet_cli.bundle.manifest import FileEntry, Manifest
+from scalenet_cli.bundle.read import Bundle
+from scalenet_cli.bundle.staging import fsync_path, staged_folder
+from scalenet_cli.bundle.tensor_files import new_files, write_file
+from scalenet_cli.bundle.write import write_manifest, write_text
+from scalenet_cli.families.sources.tensors import hold
+
+if TYPE_CHECKING:
+    import torch
+
+CARD: Final = "README.md"
+
+
+def link_file(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system does not link.
+
+    A bundle's files are never written again, so a link is as good as a copy, and copying a folder
+    elsewhere makes real files of its links.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        fsync_path(target)
+
+
+def copy_bundle(source: Bundle, output: Path) -> Bundle:
+    """The same bundle in another place, by links where possible."""
+    with staged_folder(output, force=True) as folder:
+        for name in source.manifest.files:
+            link_file(source.folder / name, folder / name)
+        write_manifest(folder, source.manifest)
+    return Bundle(output, source.manifest)
+
+
+def write_trained(
+    output: Path,
+    start: Bundle,
+    manifest: Manifest,
+    *,
+    base: "Mapping[str, torch.Tensor]",
+    instances: "Mapping[str, torch.Tensor]",
+    story: str,
+) -> None:
+    """A bundle with trained tensors, whole or not at all; an older one there is replaced.
+
+    ``manifest`` is the start's with new numbers and a ``trained`` entry. ``base`` holds all source
+    tensors under their own keys, or nothing where none changed; ``instances`` those of instances,
+    and the base's that they override.
+
+    Raises:
+        OutputUnwritable: a full disk, for instance; the older bundle stays.
+    """
+    with staged_folder(output, force=True) as folder:
+        files: dict[str, FileEntry] = {}
+        for name, entry in start.manifest.files.items():
+            if entry.role == "carried" or (entry.role == "base" and not base):
+                link_file(start.folder / name, folder / name)
+                files[name] = entry
+        for file in new_files("model", {k: hold(t, k) for k, t in base.items()}) if base else ():
+            files[file.name] = write_file(folder, "base", file)
+        held = {key: hold(tensor, key) for key, tensor in instances.items()}
+        for file in new_files("adapters", held) if held else ():
+            files[file.name] = write_file(folder, "instances", file)
+        if CARD in files:
+            card = (start.folder / CARD).read_text(encoding="utf-8").split("\n## Training\n")[0]
+            (folder / CARD).unlink()  # a link to the start's: never written through
+            files[CARD] = write_text(folder, CARD, f"{card}\n## Training\n\n{story}\n")
+        files = dict(sorted(files.items()))
+        write_manifest(folder, manifest.model_copy(update={"files": files}))

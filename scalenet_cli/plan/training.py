@@ -1,0 +1,100 @@
+"""The training recipe: every number of a finetuning run, under timm's names where timm has one."""
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from scalenet_cli.plan.schema import Count, Group, Index, Number, Strict
+
+Float = Annotated[float, Number, Field(allow_inf_nan=False)]
+Fraction = Annotated[Float, Field(ge=0, le=1)]
+NonNegative = Annotated[Float, Field(ge=0)]
+Positive = Annotated[Float, Field(gt=0)]
+MAX_BATCH: Final = 1_000_000
+Optimizer = Literal[
+    "adamw", "adam", "sgd", "momentum", "lamb", "lion", "nadamw", "adan", "adafactor", "muon"
+]
+
+
+class TrainingRecipe(Strict):
+    """How to train; the defaults are the paper's."""
+
+    version: Annotated[Literal[1], Number] = Field(1, description="the version of this schema")
+    epochs: Count = Field(100, description="passes over the training data")
+    max_steps: Count | None = Field(
+        None, description="end after this many optimizer steps; the schedule is made for them"
+    )
+    batch_size: Count = Field(
+        512, le=MAX_BATCH, description="samples per optimizer step, of all devices together"
+    )
+    accumulate: Count = Field(
+        1, le=MAX_BATCH, description="micro-batches per optimizer step, on each device"
+    )
+    opt: Optimizer = Field("adamw", description="optimizer, by timm's name")
+    opt_eps: Positive | None = Field(None, description="epsilon of the optimizer; its own if unset")
+    opt_betas: tuple[Fraction, Fraction] | None = Field(None, description="its own if unset")
+    momentum: Fraction = Field(0.9, description="of SGD and its kin")
+    lr: Positive = Field(2e-4, description="peak learning rate")
+    min_lr: NonNegative = Field(2e-6, description="learning rate at the end of the cosine")
+    warmup_lr: NonNegative = Field(2e-7, description="learning rate at the first step")
+    warmup_epochs: NonNegative = Field(20, description="linear, part of `epochs`")
+    weight_decay: NonNegative = Field(0.05, description="not of biases, norms, gates, positions")
+    layer_decay: Annotated[Float, Field(gt=0, le=1)] | None = Field(
+        None, description="factor per block from the head down; a tied tensor counts once, at the "
+        "depth of its first use",
+    )  # fmt: skip
+    clip_grad: Positive | None = Field(5.0, description="largest norm of the gradient")
+    train: Annotated[tuple[Group, ...], Field(min_length=1)] | Literal["all"] | None = Field(
+        None, description="groups to train; the plan's if unset"
+    )
+    drop_path: Annotated[Fraction, Field(lt=1)] | None = Field(
+        None, description="stochastic depth of the last block; the plan's if unset"
+    )
+    smoothing: Annotated[Fraction, Field(lt=1)] = Field(0.1, description="label smoothing")
+    mixup: NonNegative = Field(0.8, description="alpha; 0 is off")
+    cutmix: NonNegative = Field(1.0, description="alpha; 0 is off")
+    mixup_prob: Fraction = Field(1.0, description="of mixup or cutmix in a batch")
+    mixup_switch_prob: Fraction = Field(0.5, description="of cutmix where both are on")
+    mixup_off_epoch: Index = Field(0, description="no mixup from this epoch on; 0 is never")
+    aa: str | None = Field("rand-m9-mstd0.5-inc1", description="timm's auto-augment string")
+    color_jitter: NonNegative = Field(0.4, description="used where `aa` is unset, as in timm")
+    reprob: Fraction = Field(0.25, description="random erasing")
+    remode: Literal["const", "rand", "pixel"] = Field("pixel", description="what erasing fills in")
+    recount: Count = Field(1, description="rectangles that are erased")
+    hflip: Fraction = Field(0.5, description="horizontal flip")
+    vflip: Fraction = Field(0.0, description="vertical flip")
+    scale: tuple[Fraction, Fraction] = Field((0.08, 1.0), description="area of the random crop")
+    ratio: tuple[Positive, Positive] = Field((3 / 4, 4 / 3), description="its aspect ratio")
+    train_interpolation: Literal["bicubic", "bilinear", "random"] = Field(
+        "bicubic", description="of the random crop"
+    )
+    no_aug: bool = Field(False, description="train on the images as evaluation sees them")
+    ema_decay: Annotated[Fraction, Field(lt=1)] | None = Field(
+        None, description="average of the trained tensors; it is what is evaluated and saved"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of autocast")
+    gradient_checkpointing: bool = Field(False, description="less memory, one more forward pass")
+    compile: bool = Field(False, description="torch.compile of each block")
+    channels_last: bool = Field(False, description="memory layout of the images")
+    eval_epochs: Count = Field(1, description="epochs between two evaluations")
+    eval_steps: Count | None = Field(None, description="optimizer steps between two; instead")
+    save_steps: Count | None = Field(
+        None, description="optimizer steps between two checkpoints, beside those of evaluations"
+    )
+    log_steps: Count = Field(10, description="optimizer steps between two lines of metrics")
+    seed: Index = Field(0, description="of everything random")
+    deterministic: bool = Field(False, description="refuse operations that differ between runs")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is larger than lr {self.lr:g}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}")
+        if self.scale[0] > self.scale[1] or self.scale[1] == 0 or self.ratio[0] > self.ratio[1]:
+            raise ValueError("scale and ratio are ranges: the smaller number comes first")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Training and evaluation of image classifiers: data, optimisation, runs that can be resumed."""

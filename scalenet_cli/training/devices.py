@@ -1,0 +1,133 @@
+"""Which device and which rank this process is. Accelerate starts and names them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Literal, final
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import distributed
+
+from scalenet_cli.errors import DeviceUnavailable, RankLost
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# A rank that says nothing for so long is taken for lost.
+SILENCE: Final = timedelta(minutes=10)
+
+
+@final
+@dataclass(frozen=True)
+class Devices:
+    """This process among its peers."""
+
+    device: torch.device
+    rank: int
+    num_ranks: int
+    accelerator: Accelerator
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes and prints."""
+        return self.rank == 0
+
+    @contextmanager
+    def autocast(self, precision: Precision) -> Iterator[None]:
+        """Matrix products in the given type."""
+        if precision == "fp32":
+            yield
+        else:
+            with torch.autocast(self.device.type, DTYPES[precision]):
+                yield
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, in place.
+
+        Raises:
+            RankLost: a rank does not answer.
+        """
+        if self.num_ranks > 1:
+            with answered():
+                distributed.all_reduce(tensor)
+        return tensor
+
+    def gather(self, item: Any) -> list[Any]:
+        """One plain object of every rank, in the order of ranks."""
+        if self.num_ranks == 1:
+            return [item]
+        items: list[Any] = [None] * self.num_ranks
+        with answered():
+            distributed.all_gather_object(items, item)
+        return items
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.num_ranks > 1:
+            with answered():
+                distributed.barrier()
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Collective work that needs every rank.
+
+    Raises:
+        RankLost: gloo or NCCL says that a peer is gone.
+    """
+    try:
+        yield
+    except (distributed.DistBackendError, distributed.DistNetworkError, RuntimeError) as error:
+        if not is_lost_rank(error):
+            raise
+        raise RankLost(
+            f"another rank does not answer: {str(error).splitlines()[0][:200]}",
+            hint="the first error in the log of the ranks is the cause; then add --resume",
+        ) from None
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error of torch.distributed means that a peer is gone."""
+    text = str(error).lower()
+    words = ("connection closed", "connection reset", "timed out", "broken pipe", "socket")
+    return isinstance(error, distributed.DistBackendError) or (
+        any(word in text for word in words) and any(w in text for w in ("gloo", "nccl", "tcp"))
+    )
+
+
+def open_devices(wanted: str = "auto") -> Devices:
+    """The device of this process; joins its peers where a launcher started several.
+
+    Raises:
+        DeviceUnavailable: CUDA or MPS was asked for and is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
+    kind = wanted.partition(":")[0]
+    if wanted != "auto" and not available.get(kind, False):
+        names = ", ".join(name for name, there in available.items() if there)
+        raise DeviceUnavailable(
+            f"--device {wanted} was asked for, but PyTorch finds none here",
+            hint=f"available: {names}; torch {torch.__version__} was built for "
+            f"{'CUDA ' + str(torch.version.cuda) if torch.version.cuda else 'the CPU'}",
+        )
+    local_ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    on_cpu = kind == "cpu" or (wanted == "auto" and not available["cuda"] and not available["mps"])
+    if not on_cpu and available["cuda"] and local_ranks > gpus:
+        raise DeviceUnavailable(
+            f"{local_ranks} processes were started on this machine, but it has {gpus} GPUs",
+            hint=f"start {gpus}, or use --device cpu",
+        )
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=SILENCE)],
+    )
+    device = torch.device(wanted) if ":" in wanted else accelerator.device
+    return Devices(device, accelerator.process_index, accelerator.num_processes, accelerator)
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

@@ -1,0 +1,168 @@
+"""Evaluation: every sample counted once, whatever the number of ranks."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, final
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from scalenet_cli.errors import DataUnreadable, ImageUnreadable, TargetOutOfRange
+from scalenet_cli.training.devices import Devices, Precision
+from scalenet_cli.training.order import rank_share
+from scalenet_cli.training.samples import (
+    Batch,
+    Corrupt,
+    EvaluationSamples,
+    collate,
+    evaluation_transform,
+    prepare_worker,
+)
+from scalenet_cli.training.splits import Split
+
+TOP = 5
+
+
+class Observer(Protocol):
+    """Sees every batch of this rank: positions in the split, targets, logits (B, classes)."""
+
+    def __call__(self, indices: torch.Tensor, targets: torch.Tensor, logits: torch.Tensor) -> None:
+        """Called once per batch, on the CPU."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over all samples and ranks; accuracies are in per cent.
+
+    ``seconds`` is of this rank, data loading included.
+    """
+
+    num_samples: int
+    correct1: int
+    correct5: int
+    loss_sum: float
+    corrupt: tuple[Corrupt, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def top1(self) -> float:
+        """Share of samples whose highest logit is the target's."""
+        return 100 * self.correct1 / self.num_samples
+
+    @property
+    def top5(self) -> float:
+        """Share of samples whose target is among the five highest logits."""
+        return 100 * self.correct5 / self.num_samples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy."""
+        return self.loss_sum / self.num_samples
+
+
+def evaluation_loader(
+    split: Split, config: dict[str, Any], devices: Devices, *, batch_size: int, workers: int
+) -> "DataLoader[Any]":
+    """This rank's share of a split, in order."""
+    return DataLoader(
+        EvaluationSamples(split, evaluation_transform(config)),
+        batch_sampler=rank_share(len(split), devices.num_ranks, devices.rank, batch_size),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=devices.device.type == "cuda",
+        worker_init_fn=prepare_worker,
+    )
+
+
+def evaluate(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    loader: Iterable[Batch],
+    devices: Devices,
+    *,
+    sample: torch.Tensor,
+    precision: Precision = "fp32",
+    skip_corrupt: bool = False,
+    channels_last: bool = False,
+    observe: Observer | None = None,
+) -> Evaluation:
+    """Runs a model in evaluation mode over this rank's batches and adds up all ranks.
+
+    ``sample`` (C, H, W) is any image: a rank without samples left runs it and drops the answer.
+
+    Raises:
+        ImageUnreadable: an image is damaged, and they are not to be skipped.
+        DataUnreadable: nothing was left to count.
+    """
+    sums = torch.zeros(4, dtype=torch.float64)  # samples, top-1, top-5, loss
+    corrupt: list[Corrupt] = []
+    started = time.perf_counter()
+    for batch in loader:
+        corrupt += require_readable(batch, skip=skip_corrupt)
+        images = batch.images if len(batch.images) else sample[None]
+        images = images.to(devices.device, non_blocking=True)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), devices.autocast(precision):
+            logits = model(images).float()
+        if len(batch.targets):
+            sums += _count(logits, batch.targets.to(devices.device))
+            if observe is not None:
+                observe(batch.indices, batch.targets, logits.cpu())
+    seconds = time.perf_counter() - started
+    total = devices.sum(sums.to(devices.device) if devices.device.type == "cuda" else sums)
+    num_samples, correct1, correct5, loss_sum = total.tolist()
+    everywhere = tuple(one for part in devices.gather(corrupt) for one in part)
+    if not num_samples:
+        raise DataUnreadable("no image could be evaluated")
+    return Evaluation(int(num_samples), int(correct1), int(correct5), loss_sum, everywhere, seconds)
+
+
+def require_readable(batch: Batch, *, skip: bool) -> Iterator[Corrupt]:
+    """The images of a batch that could not be decoded.
+
+    Raises:
+        ImageUnreadable: there are some, and they are not to be skipped.
+    """
+    for one in batch.corrupt:
+        if not skip:
+            raise ImageUnreadable(
+                f"the image cannot be decoded: {one.reason}",
+                where=one.name,
+                hint="remove it, or add --skip-corrupt to leave such images out and count them",
+            )
+        yield one
+
+
+def _count(logits_BK: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
+    classes = logits_BK.shape[1]
+    if int(targets_B.max()) >= classes or int(targets_B.min()) < 0:
+        raise TargetOutOfRange(
+            f"a target is {int(targets_B.max())}, but the model has {classes} classes",
+            hint="the data have other classes than the model: give a --class-map, or finetune",
+        )
+    loss = F.cross_entropy(logits_BK.double(), targets_B, reduction="sum")
+    ranked = logits_BK.topk(min(TOP, classes), dim=1).indices == targets_B[:, None]
+    counts = (torch.tensor(len(targets_B)), ranked[:, 0].sum(), ranked.sum(), loss)
+    return torch.stack([count.double().cpu() for count in counts])
+
+
+@final
+class EvaluationMode:
+    """A model in evaluation mode for a while; every module gets its own mode back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._training: list[nn.Module] = []
+
+    def __enter__(self) -> None:
+        self._training = [module for module in self._model.modules() if module.training]
+        self._model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._training:
+            module.training = True

@@ -1,0 +1,140 @@
+"""Samples as tensors. What is random about one is a pure function of seed, epoch and sample."""
+
+import random
+import signal
+from collections.abc import Sequence
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from timm.data import create_transform
+from torch.utils.data import Dataset
+
+from scalenet_cli.plan.training import TrainingRecipe
+from scalenet_cli.surgery.values import derive_seed
+from scalenet_cli.training.order import Place
+from scalenet_cli.training.splits import IMAGE_ERRORS, Split
+
+# How often training may move on to the next sample where one cannot be read.
+MAX_REPLACEMENTS = 20
+
+
+class Corrupt(NamedTuple):
+    """An image that could not be decoded."""
+
+    name: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """Shapes: images (B, C, H, W), targets (B,), indices (B,): positions in the split."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    indices: torch.Tensor
+    corrupt: tuple[Corrupt, ...]
+
+
+Sample = tuple[torch.Tensor | None, int, int, tuple[Corrupt, ...]]
+
+
+def seed_everything(seed: int, purpose: str) -> None:
+    """Seeds the three generators that timm's augmentation and torch's layers draw from."""
+    derived = derive_seed(seed, purpose)
+    random.seed(derived)
+    np.random.seed(derived % 2**32)
+    torch.manual_seed(derived)
+
+
+def training_transform(recipe: TrainingRecipe, config: dict[str, Any]) -> Any:
+    """Timm's augmentation, without timm's prefetcher: erasing is then random per sample too."""
+    if recipe.no_aug:
+        return evaluation_transform(config)
+    return create_transform(
+        input_size=config["input_size"],
+        is_training=True,
+        scale=recipe.scale,
+        ratio=recipe.ratio,
+        hflip=recipe.hflip,
+        vflip=recipe.vflip,
+        color_jitter=recipe.color_jitter or None,
+        auto_augment=recipe.aa or None,
+        interpolation=recipe.train_interpolation,
+        mean=config["mean"],
+        std=config["std"],
+        re_prob=recipe.reprob,
+        re_mode=recipe.remode,
+        re_count=recipe.recount,
+    )
+
+
+def evaluation_transform(config: dict[str, Any]) -> Any:
+    """Timm's transform of a model's own preprocessing."""
+    return create_transform(
+        input_size=config["input_size"],
+        is_training=False,
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+    )
+
+
+@final
+class TrainingSamples(Dataset[Sample]):
+    """Augmented samples, addressed by epoch and position."""
+
+    def __init__(self, split: Split, transform: Any, seed: int, *, skip_corrupt: bool) -> None:
+        self.split = split
+        self.transform = transform
+        self.seed = seed
+        self.skip_corrupt = skip_corrupt
+
+    def __getitem__(self, place: Place) -> Sample:
+        epoch, index = place
+        seed_everything(self.seed, f"sample {index} of epoch {epoch}")
+        corrupt: list[Corrupt] = []
+        for attempt in range(MAX_REPLACEMENTS if self.skip_corrupt else 1):
+            at = (index + attempt) % len(self.split)
+            try:
+                image, target = self.split.read(at)
+                return self.transform(image), target, at, tuple(corrupt)
+            except IMAGE_ERRORS as error:
+                corrupt.append(Corrupt(self.split.name(at), str(error) or repr(error)))
+        return None, -1, index, tuple(corrupt)
+
+
+@final
+class EvaluationSamples(Dataset[Sample]):
+    """Samples as the model's own preprocessing makes them, addressed by position."""
+
+    def __init__(self, split: Split, transform: Any) -> None:
+        self.split = split
+        self.transform = transform
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            image, target = self.split.read(index)
+            return self.transform(image), target, index, ()
+        except IMAGE_ERRORS as error:
+            return None, -1, index, (Corrupt(self.split.name(index), str(error) or repr(error)),)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stacks what could be read; a batch may be empty."""
+    good = [sample for sample in samples if sample[0] is not None]
+    images = [image for image, *_ in good if image is not None]
+    return Batch(
+        torch.stack(images) if images else torch.empty(0),
+        torch.tensor([target for _, target, _, _ in good], dtype=torch.long),
+        torch.tensor([index for _, _, index, _ in good], dtype=torch.long),
+        tuple(one for *_, corrupt in samples for one in corrupt),
+    )
+
+
+def prepare_worker(_: int) -> None:
+    """Signals are for the main process, which finishes its step with the workers' help."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], signal.SIG_IGN)

@@ -1,0 +1,193 @@
+"""Opens the splits of a data set with timm: folders, tars, Hugging Face and torchvision data."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from PIL import Image
+from timm.data import create_dataset
+from torchvision.datasets import VisionDataset
+
+from scalenet_cli.errors import ClassesDiffer, DataNotFound, DataUnreadable
+
+TRAIN_NAMES: Final = ("train", "training")
+VAL_NAMES: Final = ("val", "valid", "validation", "eval", "evaluation")
+# What decoding a damaged image raises: Pillow's plugins are not of one mind.
+IMAGE_ERRORS: Final = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+    MemoryError, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """Which data, and how much of it.
+
+    ``dataset`` is timm's name of a data set, such as ``hfds/food101`` or ``torch/cifar10``; empty
+    for folders and ``.tar`` files. A limit takes evenly spaced samples, so that every class stays.
+    """
+
+    data: str
+    dataset: str = ""
+    train_split: str = "train"
+    val_split: str = "validation"
+    limit_train: int | None = None
+    limit_val: int | None = None
+    class_map: str | None = None
+    workers: int = 4
+    skip_corrupt: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Split:
+    """Samples with random access. ``classes`` maps names to targets, where the data have names."""
+
+    source: Any  # a reader of timm's, or a torchvision data set
+    indices: tuple[int, ...] | range
+    classes: Mapping[str, int]
+    place: str
+    image_mode: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The decoded image and its target.
+
+        Raises:
+            one of IMAGE_ERRORS: the image is damaged, or larger than Pillow allows.
+        """
+        item, target = self.source[self.indices[index]][:2]
+        image = item if isinstance(item, Image.Image) else Image.open(item)
+        with image:
+            return image.convert(self.image_mode), int(target)
+
+    def name(self, index: int) -> str:
+        """What to call a sample in a message: its path where it has one."""
+        at = self.indices[index]
+        if isinstance(self.source, VisionDataset):
+            return f"{self.place}[{at}]"
+        return str(self.source.filename(at)) or f"{self.place}[{at}]"
+
+    def targets(self) -> list[int] | None:
+        """All targets without reading an image, where the reader can."""
+        samples = getattr(self.source, "samples", None)
+        if not isinstance(samples, list):
+            return None
+        return [int(samples[at][1]) for at in self.indices]
+
+
+def open_split(
+    options: DataOptions,
+    split: str,
+    *,
+    limit: int | None = None,
+    channels: int = 3,
+    classes: Mapping[str, int] | None = None,
+) -> Split:
+    """One split of the data. ``classes``, from another split, fixes which class has which target.
+
+    Raises:
+        DataNotFound: no such folder, split or data set.
+        DataUnreadable: no images in it, or a library that is missing.
+        ClassesDiffer: it has other classes than the other split.
+    """
+    root, place = _root(options, split)
+    dataset = _create(options, split, root, place)
+    source = dataset if isinstance(dataset, VisionDataset) else dataset.reader
+    size = len(source)
+    if size == 0:
+        raise DataUnreadable(f"the split {split} has no samples", where=place)
+    found = _classes(source)
+    if classes and found and dict(classes) != found:
+        raise _classes_differ(classes, found, place)
+    indices: range | tuple[int, ...] = range(size)
+    if limit is not None and limit < size:
+        indices = tuple(order * size // limit for order in range(limit))
+    mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
+    return Split(source, indices, found, place, mode)
+
+
+def _root(options: DataOptions, split: str) -> tuple[str, str]:
+    """The folder or file that holds a split, and how messages call it.
+
+    A data set with splits in folders is never read as one whose classes are called train and val.
+    """
+    if options.dataset:
+        return options.data, f"{options.dataset} {split}"
+    root = Path(options.data)
+    if not root.exists():
+        raise DataNotFound(
+            "there is no such data", where=options.data, hint="--data takes a folder or a .tar"
+        )
+    if not root.is_dir():
+        return str(root), str(root)
+    names = next((names for names in (TRAIN_NAMES, VAL_NAMES) if split in names), (split,))
+    for name in (split, *names):
+        for candidate in (root / name, root / f"{name}.tar"):
+            if candidate.exists():
+                return str(candidate), str(candidate)
+    others = [name for name in (*TRAIN_NAMES, *VAL_NAMES) if (root / name).exists()]
+    if others or split not in (*TRAIN_NAMES, *VAL_NAMES):
+        raise DataNotFound(
+            f"the data have no split {split}" + (f", but {', '.join(others)}" if others else ""),
+            where=options.data,
+            hint="name the folders with --train-split and --val-split",
+        )
+    return str(root), str(root)
+
+
+def _create(options: DataOptions, split: str, root: str, place: str) -> Any:
+    extra: dict[str, Any] = {}
+    if root.endswith(".tar") and not options.dataset:
+        # timm keeps an index of large tars as a pickle beside them, and would load a stranger's.
+        extra = {"cache_tarinfo": False}
+    log = logging.getLogger("timm.data")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        return create_dataset(
+            options.dataset,
+            root or None,
+            split=split,
+            search_split=False,
+            class_map=options.class_map or "",
+            **extra,
+        )
+    except ImportError as error:
+        raise DataUnreadable(
+            f"{options.dataset} needs a package that is not installed: {error.name}",
+            where=place,
+            hint=f"pip install {error.name}",
+        ) from None
+    except (OSError, RuntimeError, ValueError, AssertionError, LookupError) as error:
+        raise DataUnreadable(f"no images can be read: {error}", where=place) from None
+    finally:
+        log.setLevel(level)
+
+
+def _classes(source: Any) -> dict[str, int]:
+    named = source.class_to_idx if "class_to_idx" in vars(source) else {}
+    if not named and isinstance(source, VisionDataset) and "classes" in dir(source):
+        named = {str(name): order for order, name in enumerate(source.classes)}
+    return {str(name): int(target) for name, target in dict(named).items()}
+
+
+def _classes_differ(
+    expected: Mapping[str, int], found: Mapping[str, int], place: str
+) -> ClassesDiffer:
+    lacking = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys())
+    facts = [f"{len(expected)} classes in training, but {len(found)} here"]
+    if lacking:
+        facts.append(f"without {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}")
+    if extra:
+        facts.append(f"with {', '.join(extra[:3])}{' ...' if len(extra) > 3 else ''}")
+    return ClassesDiffer(
+        "; ".join(facts),
+        where=place,
+        hint="both splits need the same class folders, or one --class-map",
+    )
