@@ -38,8 +38,7 @@ from scalenet_cli.surgery.values import compute_value
 class Loaded:
     """A bundle as a model with weights, and what has been decided about it.
 
-    ``owned`` names the tensors that surgery added; ``base_keys`` says under which keys of the
-    model the source's tensors are.
+    ``base_keys`` says under which keys of the model the source's tensors are.
     """
 
     model: nn.Module
@@ -48,7 +47,6 @@ class Loaded:
     groups: Mapping[str, Group]
     train: tuple[Group, ...]
     base_keys: Mapping[str, tuple[str, ...]]
-    owned: frozenset[str]
     bundle: Bundle
 
 
@@ -107,7 +105,6 @@ def _build(bundle: Bundle, num_classes: int | None) -> Loaded:
         described.groups,
         described.train,
         expansion.base_keys,
-        frozenset(expansion.owned),
         bundle,
     )
 

@@ -137,6 +137,10 @@ class Family(Protocol):
         """Puts a new head, without data, in the place of the model's, in place."""
         ...
 
+    def checkpoint_gradients(self, model: "nn.Module") -> None:
+        """Blocks keep no activations, and run once more in the backward pass (non-reentrant)."""
+        ...
+
     def finish(self, model: "nn.Module", folder: "Path", files: Collection[str]) -> None:
         """What a loaded model needs beyond its tensors; only ``files`` of the folder are read."""
         ...

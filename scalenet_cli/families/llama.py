@@ -244,6 +244,10 @@ class LlamaFamily:
         """The head of a decoder is its vocabulary."""
         raise ArchitectureMismatch("a language model has no classifier that could be replaced")
 
+    def checkpoint_gradients(self, model: Any) -> None:
+        """See Family."""
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
     def finish(self, model: Any, folder: Path, files: Collection[str]) -> None:
         """The generation config that the source came with."""
         from transformers import GenerationConfig

@@ -33,6 +33,10 @@ class BiasTable(nn.Module):
         super().__init__()
         self.table = table
 
+    def forward(self) -> torch.Tensor:
+        """The table. Called, not read, because sharding (FSDP2) gathers what is called."""
+        return self.table
+
 
 @final
 class SharedTableAttention(WindowAttention):  # type: ignore[misc]
@@ -42,7 +46,7 @@ class SharedTableAttention(WindowAttention):  # type: ignore[misc]
     @property
     def relative_position_bias_table(self) -> torch.Tensor:
         """The table that the instances of this block share."""
-        table: torch.Tensor = self.shared_relative_position_bias_table.table
+        table: torch.Tensor = self.shared_relative_position_bias_table()
         return table
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, final
 import timm
 import torch
 from accelerate import init_empty_weights
-from timm.layers import DropPath
+from timm.layers import DropPath, set_reentrant_ckpt
 from timm.models import is_model_in_modules, list_models
 from timm.models._manipulate import reinit_non_persistent_buffers
 from torch import nn
@@ -142,6 +142,11 @@ class TimmFamily:
         """See Family."""
         with torch.device("meta"):
             model.reset_classifier(num_classes)
+
+    def checkpoint_gradients(self, model: Any) -> None:
+        """See Family. Reentrant checkpoints lose the gradients of what is tied under DDP."""
+        set_reentrant_ckpt(False)
+        model.set_grad_checkpointing(True)
 
     def finish(self, model: nn.Module, folder: Path, files: Collection[str]) -> None:
         """Timm computes attention masks on the device of a norm, which was meta when it built."""

@@ -67,10 +67,10 @@ def load_plan(reference: str | Path | PlanDocument) -> PlanDocument:
         return reference
     reference = str(reference)
     path = Path(reference)
-    text = _read(path)
+    text = read_text(path)
     if text is None and not path.suffix:
         path = recipe_path(reference)
-        text = _read(path)
+        text = read_text(path)
     if text is None:
         raise PlanUnreadable(
             "there is no such plan file",
@@ -121,12 +121,12 @@ def validate(model: type[M], parsed: YamlText) -> M:
         for detail in failure.errors(include_url=False):
             path = _yaml_path(parsed.data, detail["loc"])
             if not _is_echo(parsed.data, path, detail):
-                errors.setdefault(path, _explain(parsed, path, dict(detail)))
+                errors.setdefault(path, _explain(model, parsed, path, dict(detail)))
     ordered = sorted(errors.values(), key=_line_of)
     raise PlanErrors(tuple(ordered)) from None
 
 
-def _read(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
     """The text; None where there is no such file. It may be a pipe, so its size is not asked."""
     try:
         with path.open("rb") as file:
@@ -160,13 +160,15 @@ def _yaml_path(whole: Any, loc: tuple[str | int, ...]) -> YamlPath:
     return tuple(path)
 
 
-def _explain(parsed: YamlText, path: YamlPath, detail: dict[str, Any]) -> PlanSchema:
+def _explain(
+    model: type[BaseModel], parsed: YamlText, path: YamlPath, detail: dict[str, Any]
+) -> PlanSchema:
     """One pydantic error in our words, with the nearest valid name."""
     kind, context = detail["type"], detail.get("ctx", {})
     where = parsed.where(path)
     given = detail.get("input")
     if kind == "extra_forbidden":
-        valid = _valid_keys(parsed.data, path[:-1])
+        valid = _valid_keys(model, parsed.data, path[:-1])
         if path[-1] in valid:
             hint = f"give one of {' and '.join(valid)}"
             return PlanSchema(f"`{path[-1]}` cannot stand here", where=where, hint=hint)
@@ -225,7 +227,9 @@ def _adapter_model(data: Any) -> type[BaseModel]:
     return models.get(str(kind), ParallelPlan)
 
 
-def _valid_keys(data: Any, path: YamlPath) -> list[str]:
+def _valid_keys(model: type[BaseModel], data: Any, path: YamlPath) -> list[str]:
+    if model not in (ExpansionPlan, Recipe):
+        return list(model.model_fields)
     models: list[tuple[YamlPath, Callable[[Any], list[type[BaseModel]]]]] = [
         (("shared",), lambda _: [SharedPlan]),
         (("shared", "scope"), lambda _: [StagesScope, BlocksScope]),

@@ -1,6 +1,6 @@
 """The recipes that ship with scalenet: a plan, the source it is meant for, and expected numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ class Recipe(Strict):
     note: str | None = None
 
 
+TRAINING: Final = "training/"
 _INSTALLED: Final = Path(__file__).parents[1] / "recipes"
 # An editable install reads the repository's own folder: the wheel's copy is made when it is built.
 _REPOSITORY: Final = Path(__file__).parents[2] / "recipes"
@@ -44,18 +45,27 @@ def recipes_folder() -> Path:
 
 def recipe_names() -> Iterator[str]:
     """All shipped recipes, as the names that ``--plan`` takes."""
+    return (name for name in _all_names() if not name.startswith(TRAINING))
+
+
+def training_recipe_names() -> Iterator[str]:
+    """All shipped training recipes, as the names that ``--recipe`` takes."""
+    return (name for name in _all_names() if name.startswith(TRAINING))
+
+
+def _all_names() -> Iterator[str]:
     folder = recipes_folder()
     for path in sorted(folder.rglob("*.yaml")):
         yield path.relative_to(folder).with_suffix("").as_posix()
 
 
-def recipe_path(name: str) -> Path:
-    """The file of one shipped recipe.
+def recipe_path(name: str, names: Collection[str] | None = None) -> Path:
+    """The file of one shipped recipe, of those in ``names`` (default: all plans).
 
     Raises:
         UnknownRecipe: no recipe has this name.
     """
-    names = list(recipe_names())
+    names = list(recipe_names()) if names is None else names
     if name in names:
         return recipes_folder() / f"{name}.yaml"
     # difflib costs 10 ms of start-up and is only needed to be helpful.
@@ -63,7 +73,7 @@ def recipe_path(name: str) -> Path:
 
     close = get_close_matches(name, names, n=3, cutoff=0.4)
     raise UnknownRecipe(
-        f"no plan file and no recipe is called {name}",
+        f"no file and no recipe is called {name}",
         hint=(f"did you mean {', '.join(close)}? " if close else "")
         + "`scalenet recipes` lists them all",
     )

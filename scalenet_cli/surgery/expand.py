@@ -68,7 +68,8 @@ def expand(
             "as `train: all`",
             field=("adapter", "instances"),
         )
-    _spread_drop_path(expanded, layout, plan, family)
+    rate = family.default_drop_path(model) if plan.drop_path is None else plan.drop_path
+    spread_drop_path(expanded, layout, rate, family)
     family.repair(expanded, layout)
     names = keys_by_parameter(expanded)
     base_keys = {key: names[id(parameter)] for key, parameter in model.named_parameters()}
@@ -138,15 +139,11 @@ class _Stage:
         return shared
 
 
-def _spread_drop_path(
-    model: nn.Module, layout: Layout, plan: ExpansionPlan, family: Family
-) -> None:
+def spread_drop_path(model: nn.Module, layout: Layout, rate: float, family: Family) -> None:
     """Stochastic depth, linear over the new depth: 0 at the first block, the rate at the last."""
-    rate = family.default_drop_path(model) if plan.drop_path is None else plan.drop_path
     last = max(layout.num_instances - 1, 1)
     for order, (stage, slot) in enumerate(layout):
         block = model.get_submodule(f"{stage.path}.{slot.position}")
-        drop_paths = family.anatomy(block).drop_paths
-        for part in drop_paths:
+        for part in family.anatomy(block).drop_paths:
             drop_path = family.drop_path(rate * order / last).train(block.training)
             block.set_submodule(part, drop_path)

@@ -1,19 +1,20 @@
 """Which device and which rank this process is. Accelerate starts and names them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, TypeVar, final
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
 
-from scalenet_cli.errors import DeviceUnavailable, RankLost
+from scalenet_cli.errors import DeviceUnavailable, RankLost, ScalenetError
 
+T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A rank that says nothing for so long is taken for lost.
@@ -63,6 +64,26 @@ class Devices:
         with answered():
             distributed.all_gather_object(items, item)
         return items
+
+    def first(self, work: Callable[[], T]) -> T | None:
+        """Does something on the main rank alone; the others wait, and end where it fails.
+
+        Raises:
+            ScalenetError: what the work raised, on the main rank.
+            SystemExit: with its exit status, on the others, so that it is told once.
+        """
+        result, failure = None, None
+        if self.is_main:
+            try:
+                result = work()
+            except ScalenetError as error:
+                failure = error
+        status = self.gather(None if failure is None else failure.exit_code)[0]
+        if failure is not None:
+            raise failure
+        if status is not None:
+            raise SystemExit(status)
+        return result
 
     def wait(self) -> None:
         """Until every rank is here."""

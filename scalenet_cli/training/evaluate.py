@@ -27,10 +27,13 @@ TOP = 5
 
 
 class Observer(Protocol):
-    """Sees every batch of this rank: positions in the split, targets, logits (B, classes)."""
+    """Sees every batch of this rank: positions in the split, targets, logits (B, classes).
+
+    Positions are on the CPU, targets and logits on one device, which may be another.
+    """
 
     def __call__(self, indices: torch.Tensor, targets: torch.Tensor, logits: torch.Tensor) -> None:
-        """Called once per batch, on the CPU."""
+        """Called once per batch."""
         ...
 
 
@@ -110,15 +113,21 @@ def evaluate(
         with torch.no_grad(), devices.autocast(precision):
             logits = model(images).float()
         if len(batch.targets):
-            sums += _count(logits, batch.targets.to(devices.device))
+            # Metal has no float64.
+            logits = logits.cpu() if devices.device.type == "mps" else logits
+            targets = batch.targets.to(logits.device)
+            sums += _count(logits, targets)
             if observe is not None:
-                observe(batch.indices, batch.targets, logits.cpu())
+                observe(batch.indices, targets, logits)
     seconds = time.perf_counter() - started
     total = devices.sum(sums.to(devices.device) if devices.device.type == "cuda" else sums)
     num_samples, correct1, correct5, loss_sum = total.tolist()
     everywhere = tuple(one for part in devices.gather(corrupt) for one in part)
     if not num_samples:
-        raise DataUnreadable("no image could be evaluated")
+        raise DataUnreadable(
+            f"no image could be evaluated: {len(everywhere)} cannot be decoded",
+            where=everywhere[0].name if everywhere else None,
+        )
     return Evaluation(int(num_samples), int(correct1), int(correct5), loss_sum, everywhere, seconds)
 
 
@@ -138,15 +147,24 @@ def require_readable(batch: Batch, *, skip: bool) -> Iterator[Corrupt]:
         yield one
 
 
+def top_classes(logits_BK: torch.Tensor) -> torch.Tensor:
+    """The five classes with the highest logits, best first, or all where there are fewer: (B, 5).
+
+    The same call as in timm, so that equal logits are ranked as there.
+    """
+    return logits_BK.topk(min(TOP, logits_BK.shape[1]), dim=1).indices
+
+
 def _count(logits_BK: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
     classes = logits_BK.shape[1]
     if int(targets_B.max()) >= classes or int(targets_B.min()) < 0:
+        wrong = next(t for t in targets_B.tolist() if not 0 <= t < classes)
         raise TargetOutOfRange(
-            f"a target is {int(targets_B.max())}, but the model has {classes} classes",
+            f"a target is {wrong}, but the model has {classes} classes (0 to {classes - 1})",
             hint="the data have other classes than the model: give a --class-map, or finetune",
         )
     loss = F.cross_entropy(logits_BK.double(), targets_B, reduction="sum")
-    ranked = logits_BK.topk(min(TOP, classes), dim=1).indices == targets_B[:, None]
+    ranked = top_classes(logits_BK) == targets_B[:, None]
     counts = (torch.tensor(len(targets_B)), ranked[:, 0].sum(), ranked.sum(), loss)
     return torch.stack([count.double().cpu() for count in counts])
 

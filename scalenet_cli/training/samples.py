@@ -99,9 +99,10 @@ class TrainingSamples(Dataset[Sample]):
             at = (index + attempt) % len(self.split)
             try:
                 image, target = self.split.read(at)
-                return self.transform(image), target, at, tuple(corrupt)
             except IMAGE_ERRORS as error:
                 corrupt.append(Corrupt(self.split.name(at), str(error) or repr(error)))
+                continue
+            return self.transform(image), target, at, tuple(corrupt)
         return None, -1, index, tuple(corrupt)
 
 
@@ -116,9 +117,9 @@ class EvaluationSamples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         try:
             image, target = self.split.read(index)
-            return self.transform(image), target, index, ()
         except IMAGE_ERRORS as error:
             return None, -1, index, (Corrupt(self.split.name(index), str(error) or repr(error)),)
+        return self.transform(image), target, index, ()
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

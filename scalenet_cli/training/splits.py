@@ -1,16 +1,16 @@
 """Opens the splits of a data set with timm: folders, tars, Hugging Face and torchvision data."""
 
-import logging
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 from PIL import Image
-from timm.data import create_dataset
-from torchvision.datasets import VisionDataset
+from torchvision.datasets import ImageFolder, VisionDataset
 
 from scalenet_cli.errors import ClassesDiffer, DataNotFound, DataUnreadable
+from scalenet_cli.training.readers import FOLDERS, check_dataset, left_out, open_reader
 
 TRAIN_NAMES: Final = ("train", "training")
 VAL_NAMES: Final = ("val", "valid", "validation", "eval", "evaluation")
@@ -43,13 +43,17 @@ class DataOptions:
 @final
 @dataclass(frozen=True)
 class Split:
-    """Samples with random access. ``classes`` maps names to targets, where the data have names."""
+    """Samples with random access. ``classes`` maps names to targets, where the data have names.
 
-    source: Any  # a reader of timm's, or a torchvision data set
+    ``left_out`` are class folders that a class map does not name.
+    """
+
+    source: Any  # a reader of timm's, TarImages, or a torchvision data set
     indices: tuple[int, ...] | range
     classes: Mapping[str, int]
     place: str
     image_mode: str
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -61,16 +65,22 @@ class Split:
             one of IMAGE_ERRORS: the image is damaged, or larger than Pillow allows.
         """
         item, target = self.source[self.indices[index]][:2]
-        image = item if isinstance(item, Image.Image) else Image.open(item)
-        with image:
+        if isinstance(item, Image.Image):
+            return item.convert(self.image_mode), int(target)
+        with item, Image.open(item) as image:
             return image.convert(self.image_mode), int(target)
 
     def name(self, index: int) -> str:
         """What to call a sample in a message: its path where it has one."""
         at = self.indices[index]
-        if isinstance(self.source, VisionDataset):
-            return f"{self.place}[{at}]"
-        return str(self.source.filename(at)) or f"{self.place}[{at}]"
+        found: object = None
+        if isinstance(self.source, ImageFolder):
+            found = Path(self.source.samples[at][0]).relative_to(self.source.root)
+        elif not isinstance(self.source, VisionDataset):
+            # A row of a Hugging Face data set may have no image, or one without a path.
+            with contextlib.suppress(TypeError, LookupError):
+                found = self.source.filename(at)
+        return str(found) if found else f"{self.place}[{at}]"
 
     def targets(self) -> list[int] | None:
         """All targets without reading an image, where the reader can."""
@@ -95,9 +105,9 @@ def open_split(
         DataUnreadable: no images in it, or a library that is missing.
         ClassesDiffer: it has other classes than the other split.
     """
+    check_dataset(options.dataset)
     root, place = _root(options, split)
-    dataset = _create(options, split, root, place)
-    source = dataset if isinstance(dataset, VisionDataset) else dataset.reader
+    source = open_reader(options.dataset, root, split, options.class_map, place)
     size = len(source)
     if size == 0:
         raise DataUnreadable(f"the split {split} has no samples", where=place)
@@ -108,7 +118,8 @@ def open_split(
     if limit is not None and limit < size:
         indices = tuple(order * size // limit for order in range(limit))
     mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
-    return Split(source, indices, found, place, mode)
+    missed = left_out(source, root) if options.class_map and not options.dataset else []
+    return Split(source, indices, found, place, mode, tuple(missed))
 
 
 def _root(options: DataOptions, split: str) -> tuple[str, str]:
@@ -116,7 +127,7 @@ def _root(options: DataOptions, split: str) -> tuple[str, str]:
 
     A data set with splits in folders is never read as one whose classes are called train and val.
     """
-    if options.dataset:
+    if options.dataset and options.dataset.lower() not in FOLDERS:
         return options.data, f"{options.dataset} {split}"
     root = Path(options.data)
     if not root.exists():
@@ -135,38 +146,10 @@ def _root(options: DataOptions, split: str) -> tuple[str, str]:
         raise DataNotFound(
             f"the data have no split {split}" + (f", but {', '.join(others)}" if others else ""),
             where=options.data,
-            hint="name the folders with --train-split and --val-split",
+            hint="name the split's folder or tar below it: eval with --split, finetune with "
+            "--train-split and --val-split",
         )
     return str(root), str(root)
-
-
-def _create(options: DataOptions, split: str, root: str, place: str) -> Any:
-    extra: dict[str, Any] = {}
-    if root.endswith(".tar") and not options.dataset:
-        # timm keeps an index of large tars as a pickle beside them, and would load a stranger's.
-        extra = {"cache_tarinfo": False}
-    log = logging.getLogger("timm.data")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        return create_dataset(
-            options.dataset,
-            root or None,
-            split=split,
-            search_split=False,
-            class_map=options.class_map or "",
-            **extra,
-        )
-    except ImportError as error:
-        raise DataUnreadable(
-            f"{options.dataset} needs a package that is not installed: {error.name}",
-            where=place,
-            hint=f"pip install {error.name}",
-        ) from None
-    except (OSError, RuntimeError, ValueError, AssertionError, LookupError) as error:
-        raise DataUnreadable(f"no images can be read: {error}", where=place) from None
-    finally:
-        log.setLevel(level)
 
 
 def _classes(source: Any) -> dict[str, int]:

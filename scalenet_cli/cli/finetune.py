@@ -1,0 +1,174 @@
+"""``scalenet finetune``."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from scalenet_cli.cli.options import Bundle, Json
+
+DataDir = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="DIR", help="Folder with one folder per split, or timm's root for it."
+    ),
+]
+_TRIAL, _DATA, _DEVICES, _RECIPE = "Trials", "Data", "Devices", "Recipe"
+
+
+def finetune(
+    bundle: Bundle,
+    data: DataDir,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="RUN", help="The run's folder.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="R.yaml", help="A recipe file or a shipped one's name."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with RUN, or start it where there is none.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(rich_help_panel=_RECIPE)] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=_RECIPE, help="Samples per step, of all devices together."),
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(rich_help_panel=_RECIPE, help="Micro-batches per step.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
+    weight_decay: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
+    drop_path: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
+    ema_decay: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, typer.Option(rich_help_panel=_RECIPE)
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", rich_help_panel=_RECIPE)
+    ] = None,
+    compile_blocks: Annotated[
+        bool | None,
+        typer.Option("--compile", rich_help_panel=_RECIPE, help="torch.compile of each block."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, rich_help_panel=_RECIPE)] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option("--deterministic", rich_help_panel=_RECIPE)
+    ] = None,
+    save_steps: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=_RECIPE, help="Steps between checkpoints, beside epochs'."),
+    ] = None,
+    eval_epochs: Annotated[
+        int | None, typer.Option(rich_help_panel=_RECIPE, help="Epochs between evaluations.")
+    ] = None,
+    eval_steps: Annotated[
+        int | None, typer.Option(rich_help_panel=_RECIPE, help="Or steps between evaluations.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            rich_help_panel=_RECIPE,
+            help="Any entry of the recipe. Repeatable.",
+        ),
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(rich_help_panel=_TRIAL, help="End after so many steps.")
+    ] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_TRIAL, help="Use so many samples.")
+    ] = None,
+    limit_val: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_TRIAL, help="Use so many samples.")
+    ] = None,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=_DATA, metavar="NAME", help="timm's name, such as hfds/food101."
+        ),
+    ] = "",
+    train_split: Annotated[str, typer.Option(rich_help_panel=_DATA)] = "train",
+    val_split: Annotated[str, typer.Option(rich_help_panel=_DATA)] = "validation",
+    class_map: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_DATA, help="Text file: a class name per line, by target."),
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_DATA, help="Where the data do not tell.")
+    ] = None,
+    reset_head: Annotated[
+        bool, typer.Option("--reset-head", rich_help_panel=_DATA, help="Train a new head.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, rich_help_panel=_DATA, help="Processes that load data.")
+    ] = 4,
+    skip_corrupt: Annotated[
+        bool,
+        typer.Option(
+            "--skip-corrupt", rich_help_panel=_DATA, help="Leave damaged images out; count them."
+        ),
+    ] = False,
+    eval_batch_size: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_DEVICES, help="Per device.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(rich_help_panel=_DEVICES, help="auto, cpu, cuda or mps.")
+    ] = "auto",
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel=_DEVICES, help="Start so many processes here with torchrun."
+        ),
+    ] = None,
+    sharding: Annotated[Literal["ddp", "fsdp"], typer.Option(rich_help_panel=_DEVICES)] = "ddp",
+    as_json: Json = False,
+) -> None:
+    """Train a bundle's model: the paper's recipe by default, each value a flag or --set."""
+    flags: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "warmup_epochs": warmup_epochs,
+        "drop_path": drop_path,
+        "ema_decay": ema_decay,
+        "precision": precision,
+        "gradient_checkpointing": gradient_checkpointing,
+        "compile": compile_blocks,
+        "seed": seed,
+        "deterministic": deterministic,
+        "save_steps": save_steps,
+        "eval_epochs": eval_epochs,
+        "eval_steps": eval_steps,
+        "max_steps": max_steps,
+    }
+    if gpus is not None:
+        from scalenet_cli.cli.launch import launch
+
+        launch(gpus)
+    from scalenet_cli.cli import render
+    from scalenet_cli.cli.progress import TerminalReporter
+    from scalenet_cli.commands.finetune import FinetuneOptions
+    from scalenet_cli.commands.finetune import finetune as run
+    from scalenet_cli.plan.load_training import merge_settings
+    from scalenet_cli.training.session import Work
+    from scalenet_cli.training.splits import DataOptions
+
+    chosen = DataOptions(
+        data, dataset, train_split, val_split, limit_train, limit_val, class_map, workers,
+        skip_corrupt,
+    )  # fmt: skip
+    options = FinetuneOptions(
+        recipe,
+        merge_settings(flags, settings or []),
+        resume,
+        num_classes,
+        reset_head,
+        device,
+        Work(workers, eval_batch_size, sharding, skip_corrupt),
+    )
+    with TerminalReporter() as reporter:
+        report = run(bundle, chosen, output, options, reporter)
+    if reporter.is_main:
+        render.report(report, render.finetuned, as_json=as_json)

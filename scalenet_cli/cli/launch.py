@@ -1,0 +1,55 @@
+"""``--gpus N``: the same command once more, as N ranks under torchrun."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+
+def launch(gpus: int) -> NoReturn:
+    """Runs this command line under torch.distributed.run and ends with its exit status.
+
+    Raises:
+        DeviceUnavailable: the machine has not so many GPUs.
+        OptionError: it is one of several ranks already.
+    """
+    import os
+    import subprocess
+
+    import torch
+
+    from scalenet_cli.errors import DeviceUnavailable, OptionError
+
+    if "LOCAL_RANK" in os.environ:
+        raise OptionError(
+            "--gpus starts torchrun, but a launcher has started this process already",
+            hint="leave out --gpus",
+        )
+    found = torch.cuda.device_count()
+    if found < gpus:
+        raise DeviceUnavailable(
+            f"--gpus {gpus} was asked for, but PyTorch finds {found} here",
+            hint="for several processes on the CPU: torchrun --nproc-per-node N -m scalenet_cli ..."
+            " --device cpu",
+        )
+    arguments = without_option(sys.argv[1:], "--gpus")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={gpus}", "-m", "scalenet_cli", *arguments,
+    ]  # fmt: skip
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+def without_option(arguments: list[str], name: str) -> list[str]:
+    """A command line without one option and its value.
+
+    >>> without_option(["finetune", "--gpus", "8", "out/", "--gpus=2"], "--gpus")
+    ['finetune', 'out/']
+    """
+    left: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument != name and not argument.startswith(f"{name}="):
+            left.append(argument)
+        skip = not skip and argument == name
+    return left

@@ -1,0 +1,74 @@
+"""Progress of a run on stderr: a bar on a terminal, a line per evaluation elsewhere."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, final
+
+import typer
+
+if TYPE_CHECKING:
+    from scalenet_cli.training.evaluate import Evaluation
+
+
+@final
+class TerminalReporter:
+    """Shows what the main rank hears; see scalenet_cli.training.loop.Reporter."""
+
+    def __init__(self) -> None:
+        self.is_main = os.environ.get("RANK", "0") == "0"
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "TerminalReporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def started(self, first_step: int, last_step: int) -> None:
+        """A bar, where there is a terminal to draw it on."""
+        if not self.is_main or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=Console(stderr=True))
+        self._task = self._bar.add_task("", total=last_step, completed=first_step)
+        self._bar.start()
+
+    def stepped(self, step: int, values: Mapping[str, float]) -> None:
+        """The bar moves."""
+        if self._bar is not None:
+            text = f"loss {values['loss']:.4f}  lr {values['lr']:.2e}"
+            self._bar.update(self._task, completed=step, description=text)
+
+    def evaluated(self, step: int, result: "Evaluation") -> None:
+        """One line."""
+        self._say(
+            f"step {step}: top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, "
+            f"loss {result.loss:.4f}"
+        )
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._say(f"note: {text}")
+
+    def _say(self, line: str) -> None:
+        if not self.is_main:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            typer.echo(line, err=True)

@@ -1,0 +1,120 @@
+"""Whether images and labels fit a model: channels, size, and which class has which output."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timm.data import resolve_data_config
+from torch import nn
+
+from scalenet_cli.bundle.read import read_manifest
+from scalenet_cli.commands.opening import describe
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.errors import ClassesDiffer, DataNotFound, OptionError
+from scalenet_cli.families.base import Family
+from scalenet_cli.training.splits import DataOptions, Split, open_split
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What a bundle's model takes and gives; ``classes`` is known of trained bundles."""
+
+    num_classes: int
+    channels: int
+    classes: Mapping[str, int]
+
+
+def image_facts(bundle: str) -> ImageFacts:
+    """Facts of an image classifier, without its weights.
+
+    Raises:
+        OptionError: it is a language model.
+    """
+    manifest = read_manifest(Path(bundle))
+    if manifest.source.family == "llama":
+        raise OptionError("this is a language model, not an image classifier", where=bundle)
+    described = describe(bundle, SourceOptions())
+    trained = manifest.trained
+    return ImageFacts(
+        int(vars(described.model)["num_classes"]),
+        _input_shape(described.model, described.family)[0],
+        trained.classes if trained else {},
+    )
+
+
+def data_config(
+    model: nn.Module, family: Family, preprocessing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Timm's data config: the model's own input size, the rest from its preprocessing."""
+    shape = _input_shape(model, family)
+    config: dict[str, Any] = resolve_data_config(pretrained_cfg=dict(preprocessing))
+    config["input_size"] = shape
+    for key in ("mean", "std"):
+        values = tuple(config[key])
+        if len(values) != shape[0]:
+            values = (sum(values) / len(values),) * shape[0]
+        config[key] = values
+    return config
+
+
+def _input_shape(model: nn.Module, family: Family) -> tuple[int, int, int]:
+    inputs = family.example_inputs(model, family.default_input_size(model), "meta")
+    _, channels, height, width = inputs["x"].shape
+    return channels, height, width
+
+
+def open_splits(data: DataOptions, channels: int) -> tuple[Split, Split]:
+    """Training and validation data with the same classes.
+
+    Raises:
+        DataError: one is missing or empty, they differ in classes, or they are one and the same.
+    """
+    train = open_split(data, data.train_split, limit=data.limit_train, channels=channels)
+    val = open_split(
+        data,
+        data.val_split,
+        limit=data.limit_val,
+        channels=channels,
+        classes=None if data.class_map else train.classes,
+    )
+    if train.place == val.place:
+        raise DataNotFound(
+            f"training and validation would use the same samples: there are no folders "
+            f"{data.train_split} and {data.val_split}",
+            where=train.place,
+            hint="name the folders with --train-split and --val-split",
+        )
+    return train, val
+
+
+def fit_classes(
+    facts: ImageFacts, train: Split, *, wanted: int | None, mapped: bool, reset: bool
+) -> tuple[int, bool]:
+    """The number of outputs that the data need, and whether the head has to be a new one.
+
+    ``wanted`` is what the user says; ``mapped`` data name outputs of the model that there is.
+
+    Raises:
+        ClassesDiffer: as many classes, but others than those that the model was trained on.
+    """
+    needed = wanted if wanted is not None else _count(train, facts.num_classes)
+    if mapped and wanted is None:
+        needed = max(needed, facts.num_classes)
+    if reset or needed != facts.num_classes:
+        return needed, True
+    if facts.classes and train.classes and not mapped and dict(facts.classes) != train.classes:
+        raise ClassesDiffer(
+            f"the model was trained on {len(facts.classes)} other classes, such as "
+            f"{next(iter(facts.classes))}; the data have {next(iter(train.classes))}",
+            where=train.place,
+            hint="add --reset-head to train a new head for these classes",
+        )
+    return needed, False
+
+
+def _count(train: Split, otherwise: int) -> int:
+    if train.classes:
+        return max(train.classes.values()) + 1
+    targets = train.targets()
+    return max(targets) + 1 if targets else otherwise

@@ -1,0 +1,105 @@
+"""A training recipe from a file, a shipped name, and settings of the command line."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scalenet_cli.errors import OptionError, PlanErrors, PlanSchema, PlanUnreadable
+from scalenet_cli.plan.load import read_text, validate
+from scalenet_cli.plan.recipes import recipe_path, training_recipe_names
+from scalenet_cli.plan.training import TrainingRecipe
+from scalenet_cli.plan.yaml_text import parse_yaml
+
+
+def load_training_recipe(
+    reference: str | Path | None, settings: Mapping[str, Any] | None = None
+) -> TrainingRecipe:
+    """The recipe in a file or of a shipped name, with some entries set anew.
+
+    Without a reference it is the paper's.
+
+    Raises:
+        PlanError: every mistake of the file, with its line, or of the settings.
+    """
+    recipe = TrainingRecipe() if reference is None else _read_recipe(str(reference))
+    if not settings:
+        return recipe
+    merged = {**recipe.model_dump(mode="json"), **settings}
+    text = yaml.safe_dump(merged, sort_keys=False)
+    try:
+        return validate(TrainingRecipe, parse_yaml(text, "the settings"))
+    except PlanErrors as errors:
+        for error in errors.errors:
+            _, _, entry = (error.where or "").partition("  ")
+            error.where = f"a flag or --set  {entry}".rstrip()
+        raise
+
+
+def recipe_text(recipe: TrainingRecipe) -> str:
+    """The whole recipe as YAML that :func:`load_training_recipe` reads back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(old: TrainingRecipe, new: TrainingRecipe) -> list[str]:
+    """``key: old -> new`` for every entry that is not the same."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+
+
+def parse_settings(items: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` items with YAML values.
+
+    >>> parse_settings(["lr=1e-3", "opt_betas=[0.9, 0.95]", "aa=null"])
+    {'lr': '1e-3', 'opt_betas': [0.9, 0.95], 'aa': None}
+
+    Raises:
+        OptionError: not of that form, or a key twice.
+    """
+    settings: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise OptionError(
+                f"--set {item} is not of the form key=value", hint="for example --set lr=1e-3"
+            )
+        if key in settings:
+            raise OptionError(f"--set gives {key} twice")
+        try:
+            settings[key] = parse_yaml(f"value: {text}", "--set").data["value"]
+        except (PlanSchema, PlanErrors, LookupError, TypeError):
+            raise OptionError(f"the value of --set {item} cannot be read") from None
+    return settings
+
+
+def merge_settings(flags: Mapping[str, Any], items: Sequence[str]) -> dict[str, Any]:
+    """Flags that were given, and ``--set`` items.
+
+    Raises:
+        OptionError: one entry by both.
+    """
+    settings = parse_settings(items)
+    given = {key: value for key, value in flags.items() if value is not None}
+    both = sorted(given.keys() & settings.keys())
+    if both:
+        raise OptionError(f"{both[0]} is given by its flag and by --set")
+    return {**given, **settings}
+
+
+def _read_recipe(reference: str) -> TrainingRecipe:
+    path = Path(reference)
+    text = read_text(path)
+    if text is None and not path.suffix:
+        path = recipe_path(reference, list(training_recipe_names()))
+        text = read_text(path)
+    if text is None:
+        raise PlanUnreadable(
+            "there is no such recipe file",
+            where=reference,
+            hint="`scalenet recipes` lists the recipes that ship with scalenet",
+        )
+    parsed = parse_yaml(text, str(path))
+    if not isinstance(parsed.data, dict):
+        raise PlanSchema("a recipe is a mapping of keys to values", where=parsed.where(()))
+    return validate(TrainingRecipe, parsed)

@@ -1,0 +1,153 @@
+"""Checkpoints of a run: the last and the best bundle, and the state to go on from."""
+
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from scalenet_cli.bundle.trained import write_trained
+from scalenet_cli.training.devices import Devices
+from scalenet_cli.training.evaluate import Evaluation
+from scalenet_cli.training.optimization import Average
+from scalenet_cli.training.parallel import assign, whole
+from scalenet_cli.training.run_folder import RunFolder
+from scalenet_cli.training.state import (
+    Progress,
+    optimizer_tensors,
+    read_state,
+    restore_optimizer,
+    write_state,
+)
+from scalenet_cli.training.subject import Subject
+
+
+@final
+class RunningProgress:
+    """Progress that changes while a run is under way; see Progress."""
+
+    def __init__(self, start: Progress) -> None:
+        self.step = start.step
+        self.loss_sum, self.loss_steps = start.loss_sum, start.loss_steps
+        self.best_step, self.best_top1 = start.best_step, start.best_top1
+        self.before_top1, self.corrupt = start.before_top1, start.corrupt
+
+    def freeze(self, **changes: Any) -> Progress:
+        """As it is written."""
+        return Progress(**vars(self), **changes)
+
+
+@final
+class Checkpointer:
+    """Writes on the main rank what all ranks have; the other ranks only help to gather it."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        subject: Subject,
+        trained: dict[str, nn.Parameter],
+        optimizer: Any,
+        scaler: torch.amp.GradScaler,
+        devices: Devices,
+    ) -> None:
+        self.folder, self.scaler = folder, scaler
+        self.progress = RunningProgress(Progress())
+        self._subject, self._trained, self._optimizer = subject, trained, optimizer
+        self._devices = devices
+        self._metrics: dict[str, float] = {}
+
+    def restore(self, average: Average | None) -> None:
+        """Goes on from the newest state, or from the start where there is none yet.
+
+        Raises:
+            RunStateDamaged: the state is not what was written.
+        """
+        found = read_state(self.folder.path)
+        if self._devices.is_main:
+            self.folder.truncate_metrics(0 if found is None else found[0].metrics_bytes)
+        if found is None:
+            return
+        progress, tensors, numbers = found
+        self.progress = RunningProgress(progress)
+        assign(self._trained, _part(tensors, "model/"))
+        restore_optimizer(self._optimizer, self._trained, tensors, numbers)
+        if average is not None:
+            assign(average.tensors(), _part(tensors, "average/"))
+            average.num_averaged = progress.num_averaged
+        if progress.scaler:
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **progress.scaler})
+
+    def save(self, result: Evaluation | None, average: Average | None) -> None:
+        """Writes last/, best/ where the evaluation is the best so far, and the state.
+
+        The state comes last: whatever was written before belongs to a step that is done again.
+
+        Raises:
+            OutputUnwritable: a full disk, for instance; the earlier checkpoint stays.
+        """
+        raw = {key: whole(parameter) for key, parameter in self._trained.items()}
+        tensors, numbers = optimizer_tensors(self._optimizer, self._trained)
+        tensors |= {f"model/{key}": tensor for key, tensor in raw.items()}
+        chosen = raw
+        if average is not None:
+            chosen = {key: whole(tensor) for key, tensor in average.tensors().items()}
+            tensors |= {f"average/{key}": tensor for key, tensor in chosen.items()}
+        progress = self.progress
+        better = result is not None and result.top1 > (progress.best_top1 or -1.0)
+        self._metrics = {}
+        if result is not None:
+            self._metrics = {"top1": result.top1, "top5": result.top5, "val_loss": result.loss}
+        if result is not None and better:
+            progress.best_step, progress.best_top1 = progress.step, result.top1
+        self._devices.first(
+            lambda: self._write(chosen, tensors, numbers, better=better, average=average)
+        )
+
+    def _write(
+        self,
+        chosen: dict[str, torch.Tensor],
+        tensors: dict[str, torch.Tensor],
+        numbers: dict[str, dict[str, float]],
+        *,
+        better: bool,
+        average: Average | None,
+    ) -> None:
+        self._write_bundle(chosen, "last", averaged=average is not None)
+        if better:
+            self._write_bundle(chosen, "best", averaged=average is not None)
+        scale = self.scaler.state_dict() if self.scaler.is_enabled() else {}
+        progress = self.progress.freeze(
+            metrics_bytes=self.folder.sync_metrics(),
+            num_averaged=0 if average is None else average.num_averaged,
+            scaler={key: float(scale[key]) for key in ("scale", "_growth_tracker") if scale},
+        )
+        write_state(self.folder.path, progress, tensors, numbers)
+
+    def _write_bundle(self, tensors: dict[str, torch.Tensor], name: str, *, averaged: bool) -> None:
+        subject, step = self._subject, self.progress.step
+        entry = subject.trained_entry(step, self._metrics, averaged=averaged)
+        base, instances = subject.parts(tensors)
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in self._metrics.items())
+        story = f"{entry.steps} optimizer steps on {', '.join(entry.groups)}. {shown}".strip()
+        write_trained(
+            self.folder.path / name,
+            subject.bundle,
+            subject.manifest.model_copy(update={"trained": entry}),
+            base=base,
+            instances=instances,
+            story=story,
+        )
+
+    def log(self, values: dict[str, Any]) -> None:
+        """One line of metrics."""
+        if self._devices.is_main:
+            self.folder.append(self.folder.metrics, values)
+
+    def log_time(self, step: int, samples: int, seconds: float) -> None:
+        """How fast the steps since the last line were: apart from the metrics, which repeat."""
+        if self._devices.is_main:
+            values = {"step": step, "samples_per_second": round(samples / seconds, 2)}
+            self.folder.append(self.folder.timings, values)
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

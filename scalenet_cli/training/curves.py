@@ -1,0 +1,39 @@
+"""A run's metrics as a picture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Loss and accuracy over epochs, as a PNG of 10 x 4 inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = read_metrics(metrics)
+    steps = [line for line in lines if "loss" in line]
+    evaluations = [line for line in lines if "top1" in line]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    left.plot(_column(steps, "epoch"), _column(steps, "loss"), lw=0.8, label="training, per step")
+    left.plot(
+        _column(evaluations, "epoch"), _column(evaluations, "val_loss"), "o-", label="validation"
+    )
+    left.set(xlabel="epoch", ylabel="loss")
+    for name in ("top1", "top5"):
+        right.plot(_column(evaluations, "epoch"), _column(evaluations, name), "o-", label=name)
+    right.set(xlabel="epoch", ylabel="accuracy, %")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(picture, dpi=120, metadata={"Software": None})
+
+
+def _column(lines: list[dict[str, Any]], name: str) -> list[float]:
+    return [line[name] for line in lines]

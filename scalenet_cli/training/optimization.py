@@ -1,0 +1,99 @@
+"""Optimizer, learning rate, average of weights: timm's and PyTorch's, set up for tied models."""
+
+from typing import Any, Final
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from scalenet_cli.plan.schema import Group
+from scalenet_cli.plan.training import TrainingRecipe
+
+_FUSED: Final = ("adamw", "adam", "sgd", "momentum")
+
+
+def freeze(
+    model: nn.Module, groups: dict[str, Group], train: tuple[Group, ...]
+) -> dict[str, nn.Parameter]:
+    """Only the tensors of these groups take gradients; returns them by their first key."""
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(groups[key] in train)
+    return {key: p for key, p in model.named_parameters() if p.requires_grad}
+
+
+def build_optimizer(model: nn.Module, recipe: TrainingRecipe, *, fused: bool) -> Any:
+    """Timm's optimizer of this name over the trained tensors.
+
+    Weight decay leaves out one-dimensional tensors and those that the model names. With
+    ``layer_decay`` a tied tensor, which has one entry here, has the depth of its first use.
+    """
+    extra: dict[str, Any] = {}
+    if recipe.opt_eps is not None:
+        extra["eps"] = recipe.opt_eps
+    if recipe.opt_betas is not None:
+        extra["betas"] = recipe.opt_betas
+    if fused and recipe.opt in _FUSED:
+        extra["fused"] = True
+    return create_optimizer_v2(
+        model,
+        opt=recipe.opt,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        layer_decay=recipe.layer_decay,
+        **extra,
+    )
+
+
+def build_schedule(optimizer: Any, recipe: TrainingRecipe, steps: int, per_epoch: int) -> Any:
+    """Linear warm-up, then a cosine down to ``min_lr`` at the last step; a function of the step."""
+    warmup = min(round(recipe.warmup_epochs * per_epoch), max(steps - 1, 0))
+    if recipe.max_steps is not None:
+        # The share of the run that the recipe's epochs give to it.
+        warmup = min(warmup, round(steps * recipe.warmup_epochs / recipe.epochs))
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=steps,
+        lr_min=recipe.min_lr,
+        warmup_t=warmup,
+        warmup_lr_init=recipe.warmup_lr,
+        t_in_epochs=False,
+    )
+
+
+class Average:
+    """Exponential moving average of the trained tensors, each once, however often it is tied."""
+
+    def __init__(self, trained: dict[str, nn.Parameter], decay: float) -> None:
+        self._trained = nn.ParameterList(trained.values())
+        self._keys = tuple(trained)
+        update: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._averaged = AveragedModel(self._trained, multi_avg_fn=update)
+
+    def update(self) -> None:
+        """Takes in the tensors after a step; the first time they are copied."""
+        self._averaged.update_parameters(self._trained)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The averages, by key."""
+        return dict(zip(self._keys, self._averaged.module.parameters(), strict=True))
+
+    @property
+    def num_averaged(self) -> int:
+        """How many steps were taken in."""
+        return int(self._averaged.n_averaged)
+
+    @num_averaged.setter
+    def num_averaged(self, count: int) -> None:
+        self._averaged.n_averaged.fill_(count)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """The model computes with the averages until this is called again."""
+        averages = self._averaged.module.parameters()
+        for own, average in zip(self._trained.parameters(), averages, strict=True):
+            kept = own.detach().clone()
+            own.copy_(average)
+            average.copy_(kept)

@@ -1,0 +1,83 @@
+"""One model over many ranks: DDP, or FSDP2 with what is tied in groups of its own."""
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, Literal, final
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from scalenet_cli.plan.layout import Layout
+from scalenet_cli.training.devices import Devices
+
+Sharding = Literal["ddp", "fsdp"]
+
+
+@final
+class Parallel:
+    """A model as its ranks run it.
+
+    ``model`` is the module itself, with its own keys; ``run`` is what is called in training.
+    """
+
+    def __init__(
+        self, model: nn.Module, layout: Layout, devices: Devices, sharding: Sharding
+    ) -> None:
+        self.model = model
+        self.sharded = sharding == "fsdp" and devices.num_ranks > 1
+        self.run: nn.Module = model
+        if self.sharded:
+            _shard(model, layout, devices)
+        elif devices.num_ranks > 1:
+            ids = [devices.device.index] if devices.device.type == "cuda" else None
+            self.run = DistributedDataParallel(model, device_ids=ids)
+
+    def accumulating(self, last: bool) -> Any:
+        """A context in which gradients stay on their rank until the last micro-batch."""
+        if self.sharded:
+            assert isinstance(self.model, torch.distributed.fsdp.FSDPModule)
+            self.model.set_requires_gradient_sync(last)
+        elif isinstance(self.run, DistributedDataParallel) and not last:
+            return self.run.no_sync()
+        return nullcontext()
+
+
+def _shard(model: nn.Module, layout: Layout, devices: Devices) -> None:
+    """FSDP2 allows a parameter in one group only: the tied modules first, blocks, then the rest."""
+    mesh = init_device_mesh(devices.device.type, (devices.num_ranks,))
+    uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for module in list(model.modules()):
+        own = list(module.parameters(recurse=False))
+        if own and uses[id(module)] > 1:
+            # Kept whole from first use to backward: a bias table is read, not called through.
+            fully_shard(module, mesh=mesh, reshard_after_forward=isinstance(module, nn.Linear))
+    for stage, slot in layout:
+        fully_shard(model.get_submodule(f"{stage.path}.{slot.position}"), mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with all its shards, on the CPU; every rank has to ask."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().to("cpu", copy=True).contiguous()
+
+
+def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, cut as another one is."""
+    if isinstance(target, DTensor):
+        return distribute_tensor(
+            value.to(target.device, target.dtype), target.device_mesh, target.placements
+        )
+    return value.to(target.device, target.dtype)
+
+
+@torch.no_grad()
+def assign(targets: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    """Copies whole tensors into those of the model."""
+    for key, target in targets.items():
+        target.copy_(like(values[key], target))

@@ -1,0 +1,158 @@
+"""The folder of one run: what it holds, how it is made, and what may be resumed in it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Final, final
+
+from pydantic import Field, ValidationError
+
+from scalenet_cli.bundle.read import Bundle, open_bundle
+from scalenet_cli.bundle.staging import fsync_path, staged_folder
+from scalenet_cli.bundle.trained import copy_bundle
+from scalenet_cli.errors import NotARun, RunDiffers, RunExists
+from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
+from scalenet_cli.plan.schema import Strict
+from scalenet_cli.plan.training import TrainingRecipe
+
+RECORD: Final = "run.json"
+RECIPE: Final = "recipe.yaml"
+METRICS: Final = "metrics.jsonl"
+TIMINGS: Final = "timings.jsonl"
+CURVES: Final = "curves.png"
+FORMAT: Final = 1
+
+
+class SplitRecord(Strict):
+    """Which samples a split has, wherever its folder lies."""
+
+    num_samples: int
+    digest: str = Field(description="sha256 of the samples' names below the split, and targets")
+
+
+class RunRecord(Strict):
+    """What a run was started with; a resumed one has to agree."""
+
+    format: int = FORMAT
+    tool: str
+    bundle: str = Field(description="digest of the manifest that the run started from")
+    train: SplitRecord
+    val: SplitRecord
+    num_classes: int
+    new_head: bool
+    classes: dict[str, int]
+
+
+@final
+class RunFolder:
+    """Paths of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.start, self.last, self.best = path / "start", path / "last", path / "best"
+        self.metrics, self.timings, self.curves = path / METRICS, path / TIMINGS, path / CURVES
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / RECORD).is_file()
+
+    def create(self, source: Bundle, record: RunRecord, recipe: TrainingRecipe) -> None:
+        """Makes the folder with the bundle to start from, whole or not at all.
+
+        Raises:
+            RunExists: something is there.
+        """
+        self.require_absent()
+        self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with staged_folder(self.path, force=False) as folder:
+            copy_bundle(source, folder / "start")
+            (folder / RECIPE).write_text(recipe_text(recipe), encoding="utf-8")
+            (folder / METRICS).touch()
+            (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            for name in (RECIPE, METRICS, RECORD):
+                fsync_path(folder / name)
+
+    def require_absent(self) -> None:
+        """Nothing lies where the run is to be.
+
+        Raises:
+            RunExists: something does.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunExists(
+                "the output holds a run already" if self.exists() else "the output exists already",
+                where=str(self.path),
+                hint="add --resume to go on with it, or choose another -o"
+                if self.exists()
+                else "choose another -o",
+            )
+
+    def recipe(self) -> TrainingRecipe:
+        """The recipe of the run."""
+        return load_training_recipe(self.path / RECIPE)
+
+    def record(self) -> RunRecord:
+        """What the run was started with.
+
+        Raises:
+            NotARun: no run, or one of another version.
+        """
+        try:
+            return RunRecord.model_validate_json((self.path / RECORD).read_bytes())
+        except (OSError, ValidationError, ValueError):
+            raise NotARun(
+                f"the folder has no {RECORD} that this version understands",
+                where=str(self.path),
+                hint="leave out --resume to start a run",
+            ) from None
+
+    def open_start(self) -> Bundle:
+        """The bundle that the run started from."""
+        return open_bundle(self.start)
+
+    def require_same(self, record: RunRecord, recipe: TrainingRecipe) -> None:
+        """A run goes on with what it began with, or not at all.
+
+        Raises:
+            RunDiffers: lists every difference.
+        """
+        old = self.record()
+        found = differences(self.recipe(), recipe)
+        if old.bundle != record.bundle:
+            found.append(f"bundle: digest {old.bundle[:12]} -> {record.bundle[:12]}")
+        for name, before, after in (
+            ("train", old.train, record.train), ("val", old.val, record.val),
+        ):  # fmt: skip
+            if before != after:
+                found.append(
+                    f"{name} data: {before.num_samples:,} samples -> {after.num_samples:,}"
+                    if before.num_samples != after.num_samples
+                    else f"{name} data: other samples or targets"
+                )
+        if (old.num_classes, old.classes) != (record.num_classes, record.classes):
+            found.append(f"classes: {old.num_classes} -> {record.num_classes}, or other names")
+        if found:
+            raise RunDiffers(
+                f"the run was started otherwise: {'; '.join(found)}",
+                where=str(self.path),
+                hint="leave these out to go on with the run as it was, or choose another -o",
+            )
+
+    def truncate_metrics(self, num_bytes: int) -> None:
+        """Forgets lines of steps that will be done again, and folders that were never finished."""
+        with self.metrics.open("ab") as file:
+            file.truncate(num_bytes)
+        for stale in self.path.glob(".*.partial"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+    def append(self, path: Path, values: dict[str, Any]) -> int:
+        """One JSON line; returns the size of the file."""
+        with path.open("ab") as file:
+            file.write(json.dumps(values).encode() + b"\n")
+            return file.tell()
+
+    def sync_metrics(self) -> int:
+        """Makes the metrics durable; returns their size."""
+        fsync_path(self.metrics)
+        return os.stat(self.metrics).st_size  # noqa: PTH116

@@ -1,0 +1,145 @@
+"""The training state: everything that a resumed run needs beside the bundle it started from."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from scalenet_cli.bundle.staging import fsync_path, staged_folder
+from scalenet_cli.bundle.tensor_files import TensorFile, write_file
+from scalenet_cli.errors import RunStateDamaged
+from scalenet_cli.families.sources.tensors import hold
+from scalenet_cli.plan.schema import Strict
+from scalenet_cli.training.parallel import like, whole
+
+TENSORS: Final = "tensors.safetensors"
+RECORD: Final = "state.json"
+_PREFIX: Final = "state-"
+_MAX_RECORD_BYTES: Final = 10_000_000
+
+
+class Progress(Strict):
+    """Where a run is. Python writes a float so that the same float is read back."""
+
+    step: int = Field(0, ge=0, description="optimizer steps done")
+    metrics_bytes: int = Field(0, ge=0, description="of metrics.jsonl that belong to them")
+    loss_sum: float = Field(0.0, description="of the steps since the last evaluation")
+    loss_steps: int = Field(0, ge=0)
+    best_step: int | None = None
+    best_top1: float | None = None
+    before_top1: float | None = None
+    num_averaged: int = Field(0, ge=0)
+    scaler: dict[str, float] = Field(default_factory=dict)
+    corrupt: int = Field(0, ge=0, description="images that were skipped")
+
+
+class _Record(Strict):
+    progress: Progress
+    numbers: dict[str, dict[str, float]] = Field(description="optimizer state that is no tensor")
+    sha256: str
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, trained: dict[str, torch.nn.Parameter]
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]]]:
+    """Every tensor and every number of the optimizer's state, by the key of its parameter."""
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, dict[str, float]] = {}
+    for key, parameter in trained.items():
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer/{key}/{name}"] = whole(value)
+            elif value is not None:
+                numbers.setdefault(key, {})[name] = value
+    return tensors, numbers
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    trained: dict[str, torch.nn.Parameter],
+    tensors: dict[str, torch.Tensor],
+    numbers: dict[str, dict[str, float]],
+) -> None:
+    """Gives the optimizer the state that :func:`optimizer_tensors` took."""
+    state: dict[str, dict[str, Any]] = {key: dict(found) for key, found in numbers.items()}
+    for path, tensor in tensors.items():
+        kind, _, rest = path.partition("/")
+        key, _, name = rest.rpartition("/")
+        if kind == "optimizer" and key in trained:
+            same_shape = tensor.shape == trained[key].shape
+            state.setdefault(key, {})[name] = like(tensor, trained[key]) if same_shape else tensor
+    keys = {id(parameter): key for key, parameter in trained.items()}
+    current = optimizer.state_dict()
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    current["state"] = {
+        number: state[keys[id(parameter)]]
+        for number, parameter in enumerate(order)
+        if keys[id(parameter)] in state
+    }
+    optimizer.load_state_dict(current)
+
+
+def write_state(
+    run: Path,
+    progress: Progress,
+    tensors: dict[str, torch.Tensor],
+    numbers: dict[str, dict[str, float]],
+) -> None:
+    """Writes the state of one step, whole or not at all; only then are older ones removed.
+
+    Raises:
+        OutputUnwritable: a full disk, for instance; the older state stays.
+    """
+    target = run / f"{_PREFIX}{progress.step:09d}"
+    if target.exists():
+        shutil.rmtree(target)
+    with staged_folder(target, force=False) as folder:
+        held = {key: hold(tensor, key) for key, tensor in tensors.items()}
+        write_file(folder, "instances", TensorFile(TENSORS, held))
+        with (folder / TENSORS).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        record = _Record(progress=progress, numbers=numbers, sha256=digest)
+        (folder / RECORD).write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
+        fsync_path(folder / RECORD)
+    for older in _states(run):
+        if older != target:
+            shutil.rmtree(older, ignore_errors=True)
+
+
+def read_state(
+    run: Path,
+) -> tuple[Progress, dict[str, torch.Tensor], dict[str, dict[str, float]]] | None:
+    """The newest state of a run; None where it ended before it had one.
+
+    Raises:
+        RunStateDamaged: it is not what was written.
+    """
+    states = _states(run)
+    if not states:
+        return None
+    folder = states[-1]
+    try:
+        if (folder / RECORD).stat().st_size > _MAX_RECORD_BYTES:
+            raise ValueError("it is too large")
+        record = _Record.model_validate_json((folder / RECORD).read_bytes())
+        with (folder / TENSORS).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+                raise ValueError(f"{TENSORS} has another digest than when it was written")
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, ValidationError, SafetensorError) as error:
+        raise RunStateDamaged(
+            f"the training state cannot be used: {str(error).splitlines()[0]}",
+            where=str(folder),
+            hint="start the run anew in another folder; last/ and best/ are bundles of their own",
+        ) from None
+    return record.progress, tensors, record.numbers
+
+
+def _states(run: Path) -> list[Path]:
+    return sorted(path for path in run.glob(f"{_PREFIX}[0-9]*") if path.is_dir())

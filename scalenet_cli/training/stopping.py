@@ -1,0 +1,32 @@
+"""Signals that ask a run to stop: it finishes its step and saves; Ctrl-C twice quits at once."""
+
+import signal
+from types import FrameType
+from typing import Any, Final, final
+
+_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Slurm warns with SIGUSR1
+
+
+@final
+class Stopper:
+    """Takes note of signals while it is entered; only the main thread can."""
+
+    def __init__(self) -> None:
+        self.request: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stopper":
+        for name in _SIGNALS:
+            if name in signal.Signals.__members__:
+                number = signal.Signals[name]
+                self._previous[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _notice(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and self.request is not None:
+            raise KeyboardInterrupt
+        self.request = signal.Signals(number).name
