@@ -1,6 +1,7 @@
 """Work per instance and in total, counted by PyTorch on tensors without data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scalenet_cli.bundle.reports import FlopReport, InstanceFlops
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
+from scalenet_cli.measure.throughput import logits_of, loss_of
 from scalenet_cli.plan.layout import Layout
 
 
@@ -33,35 +35,80 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
         path = f"{stage.path}.{slot.position}"
         hooks += _watch(model.get_submodule(path), path, counter, spent)
     try:
-        # Attention is written out as matrix products: not every version of PyTorch counts every
-        # fused kernel, and written out it is the same work.
-        with torch.no_grad(), FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), _imagining(size):
             inputs = family.example_inputs(model, size, "cpu")
             tensors = _without_data(model)
             with counter:
-                functional_call(model, tensors, kwargs=inputs)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise OptionError(
-            f"the model does not run at input size {size}: {error}",
-            hint="give a size that the patches and windows divide",
-        ) from None
+                functional_call(model, tensors, kwargs=inputs, tie_weights=False)
     finally:
         for hook in hooks:
             hook.remove()
     return _report(layout, spent, counter.get_total_flops(), size, "input_ids" in inputs)
 
 
-def _without_data(model: nn.Module) -> dict[str, torch.Tensor]:
+def count_pass(
+    model: nn.Module, family: Family, size: int, *, training: bool
+) -> tuple[int, torch.Size]:
+    """FLOPs of one pass over one sample, and the shape of the logits.
+
+    A training pass is forward and backward, as far as the tensors that require gradients make
+    autograd go: a frozen Linear computes no gradient of its weight, and what comes before the first
+    trained tensor computes none at all.
+
+    Raises:
+        OptionError: the model cannot run at this input size.
+    """
+    counter = FlopCounterMode(display=False)
+    with _imagining(size):
+        inputs = family.example_inputs(model, size, "cpu")
+        tensors = _without_data(model, training=training)
+        with counter:
+            output = functional_call(model, tensors, kwargs=inputs, tie_weights=False)
+            if training:
+                labels = inputs.get("input_ids", torch.zeros(1, dtype=torch.long))
+                loss_of(logits_of(output), labels).backward()  # type: ignore[no-untyped-call]
+    return counter.get_total_flops(), logits_of(output).shape
+
+
+@contextmanager
+def _imagining(size: int) -> Iterator[None]:
+    """Nothing is allocated or computed inside; only shapes are.
+
+    Raises:
+        OptionError: the model cannot run at this input size.
+    """
+    try:
+        # Attention is written out as matrix products: not every version of PyTorch counts every
+        # fused kernel, and written out it is the same work.
+        with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise OptionError(
+            f"the model does not run at input size {size}: {error}",
+            hint="give a size that the patches and windows divide",
+        ) from None
+
+
+def _without_data(model: nn.Module, *, training: bool = False) -> dict[str, torch.Tensor]:
     """Stand-ins for parameters and buffers, in one float type: work does not depend on types.
 
-    Called under FakeTensorMode, so nothing is allocated.
+    Called under FakeTensorMode, so nothing is allocated. A tensor of a module that the model has at
+    several places is named once: functional_call would exchange it once per name, and put back what
+    it found at the second, which is the stand-in. So it is told not to look for ties, and tensors
+    that several modules share have one stand-in here.
     """
-    return {
-        key: torch.empty(
-            tensor.shape, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype
-        )
-        for key, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
+    made: dict[int, torch.Tensor] = {}
+    named = {}
+    for path, module in model.named_modules():
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, tensor in own:
+            if id(tensor) not in made:
+                dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+                made[id(tensor)] = torch.empty(
+                    tensor.shape, dtype=dtype, requires_grad=training and tensor.requires_grad
+                )
+            named[f"{path}.{name}" if path else name] = made[id(tensor)]
+    return named
 
 
 def _watch(

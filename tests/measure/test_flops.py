@@ -9,8 +9,11 @@ from scalenet_cli import SourceOptions, flops
 from scalenet_cli.bundle.reports import FlopReport
 from scalenet_cli.commands.loading import expand_module
 from scalenet_cli.commands.opening import stage_shapes
-from scalenet_cli.measure.flops import count_flops
+from scalenet_cli.measure.flops import count_flops, count_pass
+from scalenet_cli.measure.throughput import logits_of, loss_of
 from scalenet_cli.plan.resolve import plain_layout, resolve_layout
+from scalenet_cli.plan.schema import GROUPS, Group
+from scalenet_cli.surgery import group_parameters
 from tests.laws.building import make_plan
 from tests.models import ARCHITECTURES, TinyCase
 
@@ -104,3 +107,36 @@ def test_another_image_size_changes_the_number_of_tokens() -> None:
 def test_model_arguments_reach_the_count() -> None:
     options = SourceOptions(model_kwargs={"depth": 3})
     assert len(flops("timm:deit_tiny_patch16_224", options=options).instances) == 3
+
+
+@every_case
+def test_counting_leaves_the_model_as_it_is(case: TinyCase) -> None:
+    plan = make_plan(case)
+    model = expand_module(case.model, plan, family=case.architecture.family)
+    before = {key: id(p) for key, p in model.named_parameters(remove_duplicate=False)}
+    size = case.family.default_input_size(model)
+    layout = resolve_layout(plan, stage_shapes(case.family, case.model))
+    count_flops(model, layout, case.family, size)
+    count_pass(model, case.family, size, training=True)
+    assert {key: id(p) for key, p in model.named_parameters(remove_duplicate=False)} == before
+
+
+@every_case
+@pytest.mark.parametrize("train", [GROUPS, ("norms", "adapters")], ids=["all", "default"])
+def test_a_training_pass_equals_the_real_one(case: TinyCase, train: tuple[Group, ...]) -> None:
+    model = expand_module(case.model, make_plan(case), family=case.architecture.family)
+    groups = group_parameters(model, case.family)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(groups[key] in train)
+    size = case.family.default_input_size(model)
+    inputs = case.family.example_inputs(model, size, "cpu")
+    labels = inputs.get("input_ids", torch.zeros(1, dtype=torch.long))
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        loss_of(logits_of(model(**inputs)), labels).backward()
+    work, shape = count_pass(model, case.family, size, training=True)
+    assert work == counter.get_total_flops()
+    assert shape[-1] == (64 if case.architecture.family == "llama" else 5)
+    # A tied weight gets a gradient from each of its uses.
+    forward, _ = count_pass(model, case.family, size, training=False)
+    assert (work > 2.7 * forward) == (train == GROUPS)

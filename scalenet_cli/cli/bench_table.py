@@ -1,0 +1,122 @@
+"""How a bench looks: tables on stdout, a progress bar on a terminal's stderr."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from scalenet_cli.cli.render import console
+
+if TYPE_CHECKING:
+    from scalenet_cli.commands.bench import Pass, Progress
+    from scalenet_cli.commands.bench_report import BenchReport, PassReport, Spread
+
+
+def show(facts: "BenchReport") -> None:
+    """One table of times and memory and one of ratios, for each kind of pass."""
+    compiled = ", compiled" if facts.compiled else ""
+    layout = ", channels last" if facts.channels_last else ""
+    count = f", {facts.threads} thread{'s' * (facts.threads > 1)}"
+    threads = count if facts.device == "cpu" else ""
+    typer.echo(
+        f"{facts.architecture}: batches of {facts.batch_size} x {facts.input_size} {facts.unit}, "
+        f"{facts.precision}{compiled}{layout}, on {facts.device} ({facts.device_name}{threads})"
+    )
+    typer.echo(
+        f"median (min..max) of {facts.repeats} rounds; a round runs each variant once; 1 MB = 10^6"
+    )
+    if facts.inference is not None:
+        _show_pass("inference", facts.inference)
+    if facts.training is not None:
+        _show_pass("training step", facts.training)
+
+
+def _show_pass(title: str, facts: "PassReport") -> None:
+    training = title != "inference"
+    _table(
+        (title, "trained" if training else "stored", "ms", "samples/s", "GFLOPs/sample"),
+        [
+            (
+                row.name,
+                f"{row.trainable if training else row.stored:,}",
+                _spread(row.seconds, 1, 1e3),
+                f"{row.samples_per_second.median:,.1f}",
+                f"{row.flops / 1e9:,.2f}" if row.flops > 1e9 else f"{row.flops / 1e9:.3g}",
+            )
+            for row in facts.variants
+        ],
+    )
+    _table(*_memory(facts, training))
+    if facts.ratios:
+        _table(
+            ("ratio", "time", "FLOPs", "memory"),
+            [
+                (
+                    f"{row.variant} / {row.reference}",
+                    _spread(row.time, 2),
+                    f"{row.flops:.2f}",
+                    f"{row.memory:.2f}",
+                )
+                for row in facts.ratios
+            ],
+        )
+
+
+def _memory(facts: "PassReport", training: bool) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows; only training has parts to add up, and only CUDA has a peak."""
+    columns = ["memory in MB", "model"]
+    rows = []
+    for row in facts.variants:
+        memory = row.memory
+        parts = [memory.parameter_bytes + memory.buffer_bytes]
+        if training:
+            parts += [memory.gradient_bytes, memory.optimizer_bytes]
+            parts += [memory.saved_activation_bytes, memory.accounted_bytes]
+        if memory.peak_bytes is not None:
+            parts.append(memory.peak_bytes)
+        rows.append([row.name, *(f"{part / 1e6:,.1f}" for part in parts)])
+    columns += ["gradients", "AdamW", "activations", "sum"] if training else []
+    columns += ["peak"] if len(columns) < len(rows[0]) else []
+    return columns, rows
+
+
+def _spread(values: "Spread", digits: int, unit: float = 1.0) -> str:
+    middle, low, high = (
+        f"{value * unit:,.{digits}f}" for value in (values.median, values.min, values.max)
+    )
+    return f"{middle} ({low}..{high})"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+@contextmanager
+def progress() -> "Iterator[Progress | None]":
+    """A bar per kind of pass where stderr is a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[Pass, TaskID] = {}
+
+        def tick(name: "Pass", done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
+
+        yield tick

@@ -1,0 +1,204 @@
+"""Seconds per pass of several models, taken in turn."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final, TypeVar, final
+
+import torch
+from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InductorError
+from torch.nn import functional as F
+
+from scalenet_cli.errors import OptionError
+from scalenet_cli.families.base import Family
+
+Step = Callable[[], None]
+Tick = Callable[[int, int], object]
+N = TypeVar("N", bound=str)
+
+# Small, so that values stay finite however many steps are taken.
+_LEARNING_RATE: Final = 1e-5
+_MANY: Final = 10**6
+# What PyTorch says: CUDA and MPS in one class or text each, the CPU's allocator in a RuntimeError.
+_OUT_OF_MEMORY: Final = ("out of memory", "not enough memory", "DefaultCPUAllocator")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One batch, and the type that matrix products are computed in (None: as the tensors are)."""
+
+    inputs: Mapping[str, Any]
+    labels: torch.Tensor
+    device: torch.device
+    autocast: torch.dtype | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Images or sequences."""
+        return len(self.labels)
+
+    def logits(self, model: nn.Module) -> torch.Tensor:
+        """What a model answers to the batch."""
+        kind, dtype = self.device.type, self.autocast
+        with torch.autocast(kind, dtype or torch.bfloat16, enabled=dtype is not None):
+            return logits_of(model(**self.inputs))
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The tensor that timm returns, or that of a transformers object."""
+    logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
+    return logits
+
+
+def loss_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the class, or of the next token where every token has a label.
+
+    Shapes:
+        logits (B, classes) with labels (B,), or (B, N, vocabulary) with tokens (B, N).
+    """
+    if logits.dim() == 3:
+        logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return F.cross_entropy(logits.float(), labels)
+
+
+def make_work(
+    model: nn.Module,
+    family: Family,
+    size: int,
+    *,
+    batch_size: int,
+    num_outputs: int,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    channels_last: bool = False,
+) -> Work:
+    """A random batch for models that answer with ``num_outputs`` classes or tokens."""
+    example = family.example_inputs(model, size, "cpu")
+    if "input_ids" in example:
+        # Equal tokens would all add to one row of the embedding's gradient.
+        tokens = torch.randint(num_outputs, (batch_size, size), device=device)
+        return Work({"input_ids": tokens, "use_cache": False}, tokens, device, autocast)
+    images = torch.randn(batch_size, *example["x"].shape[1:], device=device)
+    if channels_last:
+        images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(num_outputs, (batch_size,), device=device)
+    return Work({"x": images}, labels, device, autocast)
+
+
+def inference_step(model: nn.Module, work: Work) -> Step:
+    """One forward pass of a model in evaluation mode."""
+
+    def step() -> None:
+        with torch.inference_mode():
+            work.logits(model)
+
+    return step
+
+
+@final
+class TrainingStep:
+    """Forward, cross entropy, backward and AdamW, for the tensors that require gradients."""
+
+    def __init__(self, model: nn.Module, work: Work) -> None:
+        self.model = model
+        self.work = work
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        fused = work.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(self.trained, lr=_LEARNING_RATE, fused=fused)
+
+    def __call__(self) -> None:
+        """A whole step; gradients are gone afterwards, so that they burden no other model."""
+        self.forward().backward()  # type: ignore[no-untyped-call]
+        self.update()
+
+    def forward(self) -> torch.Tensor:
+        """The loss."""
+        return loss_of(self.work.logits(self.model), self.work.labels)
+
+    def update(self) -> None:
+        """What follows the backward pass."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def take_turns(
+    steps: Mapping[N, Step],
+    device: torch.device,
+    *,
+    repeats: int,
+    warmup: int,
+    tick: Tick = lambda done, total: None,
+) -> dict[N, tuple[float, ...]]:
+    """Seconds of every step in every round, by name.
+
+    A round runs each step once, so whatever else the machine does disturbs all of them alike.
+    """
+    seconds: dict[N, list[float]] = {name: [] for name in steps}
+    total = warmup + repeats
+    for turn in range(total):
+        for name, step in steps.items():
+            synchronize(device)
+            start = perf_counter()
+            step()
+            synchronize(device)
+            if turn >= warmup:
+                seconds[name].append(perf_counter() - start)
+        tick(turn + 1, total)
+    return {name: tuple(values) for name, values in seconds.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Everything that was asked of the device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def compile_blocks(model: nn.Module, family: Family) -> None:
+    """Every block is compiled on its own, in place, on its first run; see :func:`compiling`."""
+    for stage in family.stages(model):
+        for block in model.get_submodule(stage.path).children():
+            block.compile(dynamic=False)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Compiled blocks run as such inside, however many kinds of them there are.
+
+    Raises:
+        OptionError: PyTorch cannot compile here.
+    """
+    # Every drop path rate, and every variant, is a version of one and the same code. Beyond its
+    # limits PyTorch would go on without compiling, and the figures would be of something else.
+    limits = {"recompile_limit": _MANY, "accumulated_recompile_limit": _MANY}
+    try:
+        with torch._dynamo.config.patch(limits):
+            yield
+    except (BackendCompilerFailed, InductorError) as error:
+        raise OptionError(
+            f"--compile: PyTorch cannot compile here: {error}",
+            hint="leave out --compile, or install a C++ compiler (CPU) or triton (CUDA)",
+        ) from None
+
+
+@contextmanager
+def explaining_out_of_memory(batch_size: int) -> Iterator[None]:
+    """Lack of memory, on whatever device, is the batch's fault.
+
+    Raises:
+        OptionError: in place of PyTorch's error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(text in str(error) for text in _OUT_OF_MEMORY):
+            raise
+        raise OptionError(
+            f"--batch-size {batch_size}: out of memory",
+            hint="lower --batch-size"
+            if batch_size > 1
+            else "lower --input-size, or give --inference-only",
+        ) from None
