@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class Adapter(Protocol):
@@ -17,4 +18,8 @@ class Adapter(Protocol):
 
     def adjust(self, y_BNO: "torch.Tensor", x_BNI: "torch.Tensor") -> "torch.Tensor":
         """``y_BNO`` plus the adjustment for ``x_BNI``; the inputs are not modified."""
+        ...
+
+    def beside(self, core: "nn.Linear", x_BNI: "torch.Tensor") -> "torch.Tensor":
+        """``adjust(core(x), x)``, by whatever means cost least."""
         ...

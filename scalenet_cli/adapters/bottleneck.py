@@ -2,20 +2,14 @@
 
 # Shape legend: B batch, N tokens, I in features, O out features, D adapter dim.
 
-from collections.abc import Callable, Mapping
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from scalenet_cli.adapters.activations import find_activation
+from scalenet_cli.adapters.fused import can_fuse, fused_linear
 from scalenet_cli.errors import AdapterTooWide
-
-ACTIVATIONS: Final[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-}
 
 
 @final
@@ -58,11 +52,15 @@ class BottleneckAdapter(nn.Module):
 
     def adjust(self, y_BNO: torch.Tensor, x_BNI: torch.Tensor) -> torch.Tensor:
         """``y_BNO + up(activation(down(x_BNI)))``, without a second tensor of the size of y."""
-        h_BND = self.down(x_BNI)
-        if self.activation is not None:
-            h_BND = ACTIVATIONS[self.activation](h_BND)
+        h_BND = find_activation(self.activation).forward(self.down(x_BNI))
         flat = torch.addmm(y_BNO.flatten(0, -2), h_BND.flatten(0, -2), self.up.weight.t())
         return flat.view_as(y_BNO)
+
+    def beside(self, core: nn.Linear, x_BNI: torch.Tensor) -> torch.Tensor:
+        """``adjust(core(x), x)``; in training as one step of autograd, where that is the same."""
+        if can_fuse(x_BNI, core, self.down, self.up):
+            return fused_linear(x_BNI, core, self.down, self.up, self.activation)
+        return self.adjust(core(x_BNI), x_BNI)
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""

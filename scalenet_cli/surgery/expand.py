@@ -60,7 +60,6 @@ def expand(
     for stage in layout.stages:
         stage_work = _Stage(expanded, stage, plan, family, source_keys, seed)
         owned |= stage_work.rebuild()
-    # With a train set of its own it is the base, to be trained for comparison.
     if layout.num_new == 0 and not owned and plan.train is None:
         raise PlanChangesNothing(
             "no block instance gets an adapter, and no block is added",

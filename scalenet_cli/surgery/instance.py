@@ -40,6 +40,8 @@ class AdjustedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
+        if self.adapter is not None and self.gate is None:
+            return self.adapter.beside(self.core, x)
         y: torch.Tensor = self.core(x)
         if self.gate is not None:
             y = self.gate * y
