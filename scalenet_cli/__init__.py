@@ -9,10 +9,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from scalenet_cli.commands.bench import BenchOptions as BenchOptions
+    from scalenet_cli.commands.bench import bench as bench
     from scalenet_cli.commands.count import count_params as count_params
     from scalenet_cli.commands.count import flops as flops
+    from scalenet_cli.commands.evaluate import EvalOptions as EvalOptions
+    from scalenet_cli.commands.evaluate import evaluate as evaluate
     from scalenet_cli.commands.expand import ExpandReport as ExpandReport
     from scalenet_cli.commands.expand import expand_checkpoint as expand_checkpoint
+    from scalenet_cli.commands.finetune import FinetuneOptions as FinetuneOptions
+    from scalenet_cli.commands.finetune import finetune as finetune
     from scalenet_cli.commands.inspection import check_plan as check_plan
     from scalenet_cli.commands.inspection import inspect as inspect
     from scalenet_cli.commands.loading import expand_module as expand_module
@@ -22,23 +28,37 @@ if TYPE_CHECKING:
     from scalenet_cli.errors import ScalenetError as ScalenetError
     from scalenet_cli.plan.load import load_plan as load_plan
     from scalenet_cli.plan.load import parse_plan as parse_plan
+    from scalenet_cli.plan.load_training import load_training_recipe as load_training_recipe
     from scalenet_cli.plan.schema import ExpansionPlan as ExpansionPlan
+    from scalenet_cli.plan.training import TrainingRecipe as TrainingRecipe
+    from scalenet_cli.training.session import Work as Work
+    from scalenet_cli.training.splits import DataOptions as DataOptions
 
 __version__: Final = version("scalenet-cli")
 
 _EXPORTS: Final = {
+    "BenchOptions": "commands.bench",
+    "DataOptions": "training.splits",
+    "EvalOptions": "commands.evaluate",
     "ExpandReport": "commands.expand",
     "ExpansionPlan": "plan.schema",
+    "FinetuneOptions": "commands.finetune",
     "ScalenetError": "errors",
     "SourceOptions": "commands.options",
+    "TrainingRecipe": "plan.training",
+    "Work": "training.session",
+    "bench": "commands.bench",
     "check_plan": "commands.inspection",
     "count_params": "commands.count",
+    "evaluate": "commands.evaluate",
     "expand_checkpoint": "commands.expand",
     "expand_module": "commands.loading",
+    "finetune": "commands.finetune",
     "flops": "commands.count",
     "inspect": "commands.inspection",
     "load": "commands.loading",
     "load_plan": "plan.load",
+    "load_training_recipe": "plan.load_training",
     "parse_plan": "plan.load",
     "verify": "commands.verify",
 }

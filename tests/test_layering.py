@@ -13,7 +13,7 @@ PACKAGE = Path(scalenet_cli.__file__).parent
 LAYERS = (
     ("cli",),
     ("commands",),
-    ("measure",),
+    ("training", "measure"),
     ("surgery", "bundle"),
     ("families", "adapters"),
     ("plan",),

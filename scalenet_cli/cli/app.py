@@ -10,9 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from scalenet_cli.cli import (
+    bench,
     check,
     count_params,
+    evaluate,
     expand,
+    finetune,
     flops,
     inspection,
     quickstart,
@@ -40,8 +43,8 @@ class ReportingGroup(TyperGroup):
         except ScalenetError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted: nothing was changed", err=True)
+        except KeyboardInterrupt as interrupt:
+            typer.echo(f"interrupted: {str(interrupt) or 'nothing was changed'}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             # The reader, such as `head`, has enough; Python would complain once more at exit.
@@ -82,10 +85,13 @@ def _root(
 
 
 app.command("expand")(expand.expand)
+app.command("finetune")(finetune.finetune)
 app.command("inspect")(inspection.inspect)
 app.command("check")(check.check)
 app.command("count-params")(count_params.count_params)
 app.command("flops")(flops.flops)
+app.command("eval")(evaluate.evaluate)
+app.command("bench")(bench.bench)
 app.command("verify")(verify.verify)
 app.command("recipes")(recipes.recipes)
 app.command("quickstart")(quickstart.quickstart)

@@ -1,5 +1,7 @@
 """``scalenet finetune``."""
 
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -26,7 +28,9 @@ def finetune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with RUN, or start it where there is none.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(rich_help_panel=_RECIPE)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(rich_help_panel=_RECIPE, help="Passes over the training data.")
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(rich_help_panel=_RECIPE, help="Samples per step, of all devices together."),
@@ -34,24 +38,45 @@ def finetune(
     accumulate: Annotated[
         int | None, typer.Option(rich_help_panel=_RECIPE, help="Micro-batches per step.")
     ] = None,
-    lr: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
-    weight_decay: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
-    warmup_epochs: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
-    drop_path: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
-    ema_decay: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE)] = None,
+    lr: Annotated[
+        float | None, typer.Option(rich_help_panel=_RECIPE, help="Peak learning rate.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(rich_help_panel=_RECIPE, help="Of matrices alone.")
+    ] = None,
+    warmup_epochs: Annotated[
+        float | None, typer.Option(rich_help_panel=_RECIPE, help="Linear; part of the epochs.")
+    ] = None,
+    drop_path: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=_RECIPE, help="Of the last block; default: the plan's."),
+    ] = None,
+    ema_decay: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=_RECIPE, help="Average the trained tensors, and save that."),
+    ] = None,
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, typer.Option(rich_help_panel=_RECIPE)
+        Literal["fp32", "bf16", "fp16"] | None,
+        typer.Option(rich_help_panel=_RECIPE, help="Of autocast; default: fp32."),
     ] = None,
     gradient_checkpointing: Annotated[
-        bool | None, typer.Option("--gradient-checkpointing", rich_help_panel=_RECIPE)
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing", rich_help_panel=_RECIPE, help="Less memory, more work."
+        ),
     ] = None,
     compile_blocks: Annotated[
         bool | None,
         typer.Option("--compile", rich_help_panel=_RECIPE, help="torch.compile of each block."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, rich_help_panel=_RECIPE)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, rich_help_panel=_RECIPE, help="Of everything random.")
+    ] = None,
     deterministic: Annotated[
-        bool | None, typer.Option("--deterministic", rich_help_panel=_RECIPE)
+        bool | None,
+        typer.Option(
+            "--deterministic", rich_help_panel=_RECIPE, help="Refuse operations that vary."
+        ),
     ] = None,
     save_steps: Annotated[
         int | None,
@@ -87,8 +112,10 @@ def finetune(
             rich_help_panel=_DATA, metavar="NAME", help="timm's name, such as hfds/food101."
         ),
     ] = "",
-    train_split: Annotated[str, typer.Option(rich_help_panel=_DATA)] = "train",
-    val_split: Annotated[str, typer.Option(rich_help_panel=_DATA)] = "validation",
+    train_split: Annotated[str, typer.Option(rich_help_panel=_DATA, help="Its folder.")] = "train",
+    val_split: Annotated[
+        str, typer.Option(rich_help_panel=_DATA, help="Its folder, val or the like included.")
+    ] = "validation",
     class_map: Annotated[
         str | None,
         typer.Option(rich_help_panel=_DATA, help="Text file: a class name per line, by target."),
@@ -121,6 +148,9 @@ def finetune(
         ),
     ] = None,
     sharding: Annotated[Literal["ddp", "fsdp"], typer.Option(rich_help_panel=_DEVICES)] = "ddp",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a bundle's model: the paper's recipe by default, each value a flag or --set."""
@@ -152,8 +182,10 @@ def finetune(
     from scalenet_cli.commands.finetune import FinetuneOptions
     from scalenet_cli.commands.finetune import finetune as run
     from scalenet_cli.plan.load_training import merge_settings
+    from scalenet_cli.training.loop import Reporter
     from scalenet_cli.training.session import Work
     from scalenet_cli.training.splits import DataOptions
+    from scalenet_cli.training.tensorboard import TensorBoardReporter
 
     chosen = DataOptions(
         data, dataset, train_split, val_split, limit_train, limit_val, class_map, workers,
@@ -168,7 +200,12 @@ def finetune(
         device,
         Work(workers, eval_batch_size, sharding, skip_corrupt),
     )
-    with TerminalReporter() as reporter:
-        report = run(bundle, chosen, output, options, reporter)
+    with TerminalReporter() as reporter, ExitStack() as stack:
+        heard: Reporter = reporter
+        if tensorboard and reporter.is_main:
+            heard = stack.enter_context(
+                closing(TensorBoardReporter(Path(output) / "tensorboard", reporter))
+            )
+        report = run(bundle, chosen, output, options, heard)
     if reporter.is_main:
         render.report(report, render.finetuned, as_json=as_json)

@@ -9,13 +9,18 @@ from scalenet_cli.cli.options import Json
 
 def quickstart(
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUT", help="The bundle's folder.")
+        str, typer.Option("--output", "-o", metavar="RUN", help="The run's folder.")
     ] = "scalenet-quickstart",
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="End the training after so many steps: a trial.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Expand a small real checkpoint that ships with scalenet: count, draw, verify. Offline."""
+    """Expand, finetune, evaluate a small real checkpoint that ships with scalenet. Offline."""
     from scalenet_cli.cli import render
+    from scalenet_cli.cli.progress import TerminalReporter
     from scalenet_cli.commands.quickstart import quickstart as run
 
-    report = run(output)
+    with TerminalReporter() as reporter:
+        report = run(output, max_steps=max_steps, reporter=reporter)
     render.report(report, render.quickstart, as_json=as_json)

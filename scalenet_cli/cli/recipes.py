@@ -13,7 +13,10 @@ def recipes(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the recipes that ship with scalenet, or print one."""
+    """List the recipes that ship with scalenet, or print one.
+
+    Plans are for --plan of expand; training recipes are for --recipe of finetune.
+    """
     from scalenet_cli.cli import render
     from scalenet_cli.commands.recipes import list_recipes, show_recipe
 

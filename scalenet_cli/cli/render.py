@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
     from scalenet_cli.commands.expand import ExpandReport
+    from scalenet_cli.commands.finetune import FinetuneReport
     from scalenet_cli.commands.inspection import CheckReport, InspectReport
     from scalenet_cli.commands.quickstart import QuickstartReport
     from scalenet_cli.commands.recipes import RecipeList
@@ -73,6 +74,22 @@ def flops(facts: "FlopReport") -> None:
         ("total", facts.macs, facts.flops),
     ]
     _table((f"one input of {facts.input_size} {facts.unit}", "MACs", "FLOPs"), rows)
+
+
+def finetuned(facts: "FinetuneReport") -> None:
+    """Before, after, and where the bundles are."""
+    typer.echo(
+        f"{facts.steps:,} steps, {facts.epochs:g} epochs, batch {facts.batch_size}, "
+        f"{facts.num_ranks} device(s); trained {', '.join(facts.trained_groups)}: "
+        f"{facts.trained_parameters:,} parameters"
+    )
+    typer.echo(f"top-1 before  {facts.before_top1:.2f} %")
+    typer.echo(f"top-1 best    {facts.best_top1:.2f} %  (step {facts.best_step:,})")
+    typer.echo(f"top-1 last    {facts.last.get('top1', 0.0):.2f} %")
+    if facts.skipped_images:
+        typer.echo(f"{facts.skipped_images} damaged images were skipped")
+    typer.echo(f"\n{facts.run}/best and {facts.run}/last are bundles; curves.png, metrics.jsonl")
+    typer.echo(f"next:  scalenet eval {facts.run} --data DIR")
 
 
 def inspection(facts: "InspectReport") -> None:
@@ -143,34 +160,45 @@ def verification(facts: "VerifyReport") -> None:
         f"ties      {facts.tie_groups} tensors under {facts.tied_keys} keys, one object each"
     )
     compared = facts.compared_with or f"the digest of {facts.source}"
-    typer.echo(f"base      equal to {compared}, bit for bit")
+    if facts.base_trained:
+        typer.echo(f"base      trained: no longer that of {facts.source}")
+    else:
+        typer.echo(f"base      equal to {compared}, bit for bit")
     typer.echo(f"{facts.bundle} holds")
 
 
 def recipe_list(facts: "RecipeList") -> None:
-    """One row per recipe."""
+    """One row per recipe: plans, then how to train."""
     _table(
         ("recipe", "source", "stored", "what it is"),
         [(r.name, r.source, r.stored if r.stored else "", r.title) for r in facts.recipes],
     )
+    _table(("training recipe", "what it is"), [(r.name, r.title) for r in facts.training])
 
 
 def quickstart(facts: "QuickstartReport") -> None:
-    """The story in four parts."""
-    before, after = facts.base_parameters, facts.parameters
-    _table(
-        ("Fashion-MNIST ViT", "before", "after"),
-        [
-            ("blocks", len(before.instances), len(after.instances)),
-            ("stored parameters", before.stored, after.stored),
-            ("executed parameters", before.executed, after.executed),
-            ("MACs per image", facts.base_flops.macs, facts.flops.macs),
-        ],
-    )
+    """The story: the picture, the proof, a table, a curve."""
     for line in draw_layout(facts.layout.stages, _width(), _unicode()):
         typer.echo(line)
     verification(facts.verification)
-    typer.echo(f"\nnext:  scalenet inspect {facts.output}\n       scalenet flops {facts.output}")
+    before, after = facts.base_parameters, facts.parameters
+    _table(
+        ("Fashion-MNIST ViT", "source", "scaled", "finetuned"),
+        [
+            ("blocks", len(before.instances), *[len(after.instances)] * 2),
+            ("stored parameters", before.stored, *[after.stored] * 2),
+            ("MACs per image", facts.base_flops.macs, *[facts.flops.macs] * 2),
+            (
+                "top-1, %",
+                *(f"{top1:.2f}" for top1 in (facts.base_top1, facts.before_top1, facts.after_top1)),
+            ),
+        ],
+    )
+    for epoch, top1 in facts.curve:
+        low = min(value for _, value in facts.curve)
+        typer.echo(f"epoch {epoch:4.1f}  {top1:6.2f} %  {'#' * round(1 + 10 * (top1 - low))}")
+    typer.echo(f"\n{facts.output} is a run: best/, last/, metrics.jsonl, curves.png")
+    typer.echo(f"next:  scalenet inspect {facts.output}\n       scalenet flops {facts.output}")
     typer.echo("       scalenet recipes")
 
 
@@ -197,10 +225,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
-    _console().print(table)
+    console().print(table)
 
 
-def _console() -> "Console":
+def console() -> "Console":
+    """Prints to stdout, in colours and to the width of a terminal only where there is one."""
     from rich.console import Console
 
     class PipeConsole(Console):
@@ -214,7 +243,7 @@ def _console() -> "Console":
 
 
 def _width() -> int:
-    return _console().width if sys.stdout.isatty() else 160
+    return console().width if sys.stdout.isatty() else 160
 
 
 def _unicode() -> bool:

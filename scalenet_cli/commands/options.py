@@ -69,6 +69,25 @@ def _value(item: str, text: str) -> Any:
     return value
 
 
+def parse_numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    >>> parse_numbers("0.5,0.5,0.5", "--mean")
+    (0.5, 0.5, 0.5)
+
+    Raises:
+        OptionError: not such a list.
+    """
+    try:
+        if not text.isascii() or "_" in text or len(text) > _MAX_VALUE_LENGTH:
+            raise ValueError
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(
+            f"{option} {text} is no list of numbers", hint=f"for example {option} 0.5,0.5,0.5"
+        ) from None
+
+
 def parse_amount(text: str, option: str) -> int:
     """A number with an optional unit: 90M, 1.5G, 4000.
 

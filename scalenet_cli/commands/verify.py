@@ -31,6 +31,7 @@ class VerifyReport(Report):
     tied_keys: int
     source: str
     source_digest: str
+    base_trained: bool
     compared_with: str | None
     compared_tensors: int
 
@@ -43,7 +44,7 @@ def verify(
     Every tensor is read, and the model is loaded, so that ties are checked by identity.
 
     Without ``source``, the base is compared with the digest that was taken of the source when the
-    bundle was made.
+    bundle was made; a base that was trained has no source to be compared with.
 
     Raises:
         BundleError: the first thing that does not hold.
@@ -71,6 +72,7 @@ def verify(
         tied_keys=sum(len(aliases) for aliases in manifest.ties.values()),
         source=manifest.source.reference,
         source_digest=manifest.source.digest,
+        base_trained=manifest.trained is not None and manifest.trained.changed_base,
         compared_with=source,
         compared_tensors=compared,
     )

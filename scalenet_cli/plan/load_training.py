@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from scalenet_cli.errors import OptionError, PlanErrors, PlanSchema, PlanUnreadable
+from scalenet_cli.errors import OptionError, PlanError, PlanErrors, PlanSchema, PlanUnreadable
 from scalenet_cli.plan.load import read_text, validate
 from scalenet_cli.plan.recipes import recipe_path, training_recipe_names
 from scalenet_cli.plan.training import TrainingRecipe
@@ -67,9 +67,12 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
         if key in settings:
             raise OptionError(f"--set gives {key} twice")
         try:
-            settings[key] = parse_yaml(f"value: {text}", "--set").data["value"]
-        except (PlanSchema, PlanErrors, LookupError, TypeError):
-            raise OptionError(f"the value of --set {item} cannot be read") from None
+            parsed = parse_yaml(f"value: {text}", "--set").data
+        except PlanError:
+            parsed = {}
+        if parsed.keys() != {"value"}:  # a second line would be another entry
+            raise OptionError(f"the value of --set {item} is no YAML value")
+        settings[key] = parsed["value"]
     return settings
 
 

@@ -42,10 +42,11 @@ def resolve_layout(plan: ExpansionPlan, stages: Sequence[StageShape]) -> Layout:
     if resolver.errors:
         raise PlanErrors(tuple(resolver.errors))
     layout = Layout(layouts)
-    if layout.num_new == 0 and isinstance(plan.adapter, NoAdapterPlan):
+    # With a train set of its own it is the source, to be trained as it is: a baseline.
+    if layout.num_new == 0 and isinstance(plan.adapter, NoAdapterPlan) and plan.train is None:
         raise PlanChangesNothing(
             "the plan adds no block and no adapter, so the model would stay what it is",
-            hint="ask for more blocks than the source has, or choose an adapter",
+            hint="ask for more blocks than the source has, choose an adapter, or name what to train",
             field=_depth_field(plan),
         )
     return layout

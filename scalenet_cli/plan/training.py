@@ -1,16 +1,40 @@
 """The training recipe: every number of a finetuning run, under timm's names where timm has one."""
 
+import re
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from scalenet_cli.plan.schema import Count, Group, Index, Number, Strict
 
+
+def _pair(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("two numbers are needed here, as in [0.9, 0.99]")
+    return value
+
+
+def _augmentation(value: str) -> str:
+    # timm passes over a section without a number, and fails on others in the midst of training.
+    if not _AUGMENTATION.fullmatch(value):
+        raise ValueError("no auto-augment string of timm, such as rand-m9-mstd0.5-inc1")
+    return value
+
+
+_AUGMENTATION: Final = re.compile(
+    r"rand(-(m|n|mmax|inc)\d{1,3}|-(p|mstd)\d{1,3}(\.\d+)?|-t(weights|3a|3aw))*"
+    r"|augmix(-(m|w|d|b)\d{1,3}|-(a|mstd)\d{1,3}(\.\d+)?)*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d{1,3}(\.\d+)?)?"
+)
 Float = Annotated[float, Number, Field(allow_inf_nan=False)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 NonNegative = Annotated[Float, Field(ge=0)]
 Positive = Annotated[Float, Field(gt=0)]
+Below1 = Annotated[Fraction, Field(lt=1)]
+Pair = BeforeValidator(_pair)
 MAX_BATCH: Final = 1_000_000
+MAX_STEPS: Final = 1_000_000_000
+MAX_ERASED: Final = 1000
 Optimizer = Literal[
     "adamw", "adam", "sgd", "momentum", "lamb", "lion", "nadamw", "adan", "adafactor", "muon"
 ]
@@ -20,9 +44,11 @@ class TrainingRecipe(Strict):
     """How to train; the defaults are the paper's."""
 
     version: Annotated[Literal[1], Number] = Field(1, description="the version of this schema")
-    epochs: Count = Field(100, description="passes over the training data")
+    epochs: Count = Field(100, le=MAX_STEPS, description="passes over the training data")
     max_steps: Count | None = Field(
-        None, description="end after this many optimizer steps; the schedule is made for them"
+        None,
+        le=MAX_STEPS,
+        description="end after this many optimizer steps; the schedule is made for them",
     )
     batch_size: Count = Field(
         512, le=MAX_BATCH, description="samples per optimizer step, of all devices together"
@@ -32,7 +58,9 @@ class TrainingRecipe(Strict):
     )
     opt: Optimizer = Field("adamw", description="optimizer, by timm's name")
     opt_eps: Positive | None = Field(None, description="epsilon of the optimizer; its own if unset")
-    opt_betas: tuple[Fraction, Fraction] | None = Field(None, description="its own if unset")
+    opt_betas: Annotated[tuple[Below1, Below1], Pair] | None = Field(
+        None, description="its own if unset"
+    )
     momentum: Fraction = Field(0.9, description="of SGD and its kin")
     lr: Positive = Field(2e-4, description="peak learning rate")
     min_lr: NonNegative = Field(2e-6, description="learning rate at the end of the cosine")
@@ -44,32 +72,43 @@ class TrainingRecipe(Strict):
         "depth of its first use",
     )  # fmt: skip
     clip_grad: Positive | None = Field(5.0, description="largest norm of the gradient")
-    train: Annotated[tuple[Group, ...], Field(min_length=1)] | Literal["all"] | None = Field(
-        None, description="groups to train; the plan's if unset"
-    )
-    drop_path: Annotated[Fraction, Field(lt=1)] | None = Field(
+    train: (
+        Annotated[
+            Annotated[Literal["all"], Tag("name")]
+            | Annotated[tuple[Group, ...], Field(min_length=1), Tag("list")],
+            Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "name"),
+        ]
+        | None
+    ) = Field(None, description="groups to train; the plan's if unset")
+    drop_path: Below1 | None = Field(
         None, description="stochastic depth of the last block; the plan's if unset"
     )
-    smoothing: Annotated[Fraction, Field(lt=1)] = Field(0.1, description="label smoothing")
+    smoothing: Below1 = Field(0.1, description="label smoothing")
     mixup: NonNegative = Field(0.8, description="alpha; 0 is off")
     cutmix: NonNegative = Field(1.0, description="alpha; 0 is off")
     mixup_prob: Fraction = Field(1.0, description="of mixup or cutmix in a batch")
     mixup_switch_prob: Fraction = Field(0.5, description="of cutmix where both are on")
     mixup_off_epoch: Index = Field(0, description="no mixup from this epoch on; 0 is never")
-    aa: str | None = Field("rand-m9-mstd0.5-inc1", description="timm's auto-augment string")
+    aa: Annotated[str, AfterValidator(_augmentation)] | None = Field(
+        "rand-m9-mstd0.5-inc1", description="timm's auto-augment string"
+    )
     color_jitter: NonNegative = Field(0.4, description="used where `aa` is unset, as in timm")
     reprob: Fraction = Field(0.25, description="random erasing")
     remode: Literal["const", "rand", "pixel"] = Field("pixel", description="what erasing fills in")
-    recount: Count = Field(1, description="rectangles that are erased")
+    recount: Count = Field(1, le=MAX_ERASED, description="rectangles that are erased")
     hflip: Fraction = Field(0.5, description="horizontal flip")
     vflip: Fraction = Field(0.0, description="vertical flip")
-    scale: tuple[Fraction, Fraction] = Field((0.08, 1.0), description="area of the random crop")
-    ratio: tuple[Positive, Positive] = Field((3 / 4, 4 / 3), description="its aspect ratio")
+    scale: Annotated[tuple[Fraction, Fraction], Pair] = Field(
+        (0.08, 1.0), description="area of the random crop"
+    )
+    ratio: Annotated[tuple[Positive, Positive], Pair] = Field(
+        (3 / 4, 4 / 3), description="its aspect ratio"
+    )
     train_interpolation: Literal["bicubic", "bilinear", "random"] = Field(
         "bicubic", description="of the random crop"
     )
     no_aug: bool = Field(False, description="train on the images as evaluation sees them")
-    ema_decay: Annotated[Fraction, Field(lt=1)] | None = Field(
+    ema_decay: Below1 | None = Field(
         None, description="average of the trained tensors; it is what is evaluated and saved"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of autocast")

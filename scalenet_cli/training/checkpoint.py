@@ -13,6 +13,8 @@ from scalenet_cli.training.parallel import assign, whole
 from scalenet_cli.training.run_folder import RunFolder
 from scalenet_cli.training.state import (
     Progress,
+    check_tensors,
+    damaged,
     optimizer_tensors,
     read_state,
     restore_optimizer,
@@ -29,11 +31,11 @@ class RunningProgress:
         self.step = start.step
         self.loss_sum, self.loss_steps = start.loss_sum, start.loss_steps
         self.best_step, self.best_top1 = start.best_step, start.best_top1
-        self.before_top1, self.corrupt = start.before_top1, start.corrupt
+        self.before_top1, self.corrupt = start.before_top1, list(start.corrupt)
 
     def freeze(self, **changes: Any) -> Progress:
         """As it is written."""
-        return Progress(**vars(self), **changes)
+        return Progress(**{**vars(self), "corrupt": tuple(self.corrupt)}, **changes)
 
 
 @final
@@ -51,30 +53,45 @@ class Checkpointer:
     ) -> None:
         self.folder, self.scaler = folder, scaler
         self.progress = RunningProgress(Progress())
+        self.saved_step: int | None = None
         self._subject, self._trained, self._optimizer = subject, trained, optimizer
         self._devices = devices
         self._metrics: dict[str, float] = {}
 
-    def restore(self, average: Average | None) -> None:
+    def restore(self, average: Average | None, last_step: int) -> None:
         """Goes on from the newest state, or from the start where there is none yet.
 
         Raises:
             RunStateDamaged: the state is not what was written.
         """
         found = read_state(self.folder.path)
+        num_bytes = 0 if found is None else found[0].metrics_bytes
+        self.folder.require_metrics(num_bytes)
         if self._devices.is_main:
-            self.folder.truncate_metrics(0 if found is None else found[0].metrics_bytes)
+            self.folder.truncate_metrics(num_bytes)
         if found is None:
             return
         progress, tensors, numbers = found
         self.progress = RunningProgress(progress)
-        assign(self._trained, _part(tensors, "model/"))
-        restore_optimizer(self._optimizer, self._trained, tensors, numbers)
+        try:
+            if progress.step > last_step:
+                raise ValueError(f"it is after step {progress.step} of a run of {last_step}")
+            check_tensors(
+                tensors, self._trained, averaged=average is not None, mixed=self._is_mixed
+            )
+            assign(self._trained, _part(tensors, "model/"))
+            restore_optimizer(self._optimizer, self._trained, tensors, numbers)
+        except (ValueError, LookupError) as error:
+            raise damaged(self.folder.path, error) from None
         if average is not None:
             assign(average.tensors(), _part(tensors, "average/"))
             average.num_averaged = progress.num_averaged
         if progress.scaler:
             self.scaler.load_state_dict({**self.scaler.state_dict(), **progress.scaler})
+
+    @property
+    def _is_mixed(self) -> bool:
+        return type(self._optimizer).__name__.startswith(("Adafactor", "Muon"))
 
     def save(self, result: Evaluation | None, average: Average | None) -> None:
         """Writes last/, best/ where the evaluation is the best so far, and the state.
@@ -101,6 +118,7 @@ class Checkpointer:
         self._devices.first(
             lambda: self._write(chosen, tensors, numbers, better=better, average=average)
         )
+        self.saved_step = progress.step
 
     def _write(
         self,

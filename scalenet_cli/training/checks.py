@@ -1,11 +1,13 @@
 """Finds out why a step cannot be taken: the first thing in it that is not finite."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from scalenet_cli.errors import LossNotFinite
+from scalenet_cli.errors import DataUnreadable, LossNotFinite
+from scalenet_cli.training.samples import MAX_REPLACEMENTS
 
 MIN_SCALE = 1.0
 
@@ -37,6 +39,36 @@ def require_finite(
         hint="the last checkpoint is from before; try a lower lr, a longer warm-up, clip_grad, or "
         "bf16 in the place of fp16",
     )
+
+
+def require_finite_loss(step: int, loss: float) -> None:
+    """An evaluation's loss is finite.
+
+    Raises:
+        LossNotFinite: it is not.
+    """
+    if not math.isfinite(loss):
+        raise LossNotFinite(
+            f"the validation loss after step {step} is {loss}",
+            hint="the last checkpoint is from before; try a lower lr or a larger opt_eps"
+            if step
+            else "the bundle's weights overflow: train with --precision bf16 or fp32, or check it "
+            "with `scalenet eval`",
+        )
+
+
+def require_whole(images_BCHW: torch.Tensor, size: int) -> None:
+    """Every damaged image of a micro-batch was replaced by another one.
+
+    Raises:
+        DataUnreadable: some could not be.
+    """
+    if len(images_BCHW) != size:
+        raise DataUnreadable(
+            f"of {size} images only {len(images_BCHW)} can be decoded, the next "
+            f"{MAX_REPLACEMENTS} after each included",
+            hint="too many images are damaged: repair the data",
+        )
 
 
 def require_scale(step: int, scale: float) -> None:

@@ -85,6 +85,26 @@ class Devices:
             raise SystemExit(status)
         return result
 
+    def alike(self, work: Callable[[], T]) -> T:
+        """Does something on every rank; where one fails, all end, and each failure is told once.
+
+        Raises:
+            ScalenetError: what the work raised, on the first rank that it failed on in this way.
+            SystemExit: with its exit status, on the others.
+        """
+        failure = None
+        try:
+            result = work()
+        except ScalenetError as error:
+            failure = error
+        mine = None if failure is None else (str(failure), failure.exit_code)
+        told = self.gather(mine)
+        if failure is not None and mine not in told[: self.rank]:
+            raise failure
+        for _, status in filter(None, told):
+            raise SystemExit(status)
+        return result
+
     def wait(self) -> None:
         """Until every rank is here."""
         if self.num_ranks > 1:
@@ -126,8 +146,9 @@ def open_devices(wanted: str = "auto") -> Devices:
         DeviceUnavailable: CUDA or MPS was asked for and is not there.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
-    kind = wanted.partition(":")[0]
-    if wanted != "auto" and not available.get(kind, False):
+    kind, colon, index = wanted.partition(":")
+    numbered = not colon or (index.isdecimal() and int(index) < max(torch.cuda.device_count(), 1))
+    if wanted != "auto" and not (available.get(kind, False) and numbered):
         names = ", ".join(name for name, there in available.items() if there)
         raise DeviceUnavailable(
             f"--device {wanted} was asked for, but PyTorch finds none here",

@@ -1,7 +1,7 @@
 """The training loop: steps, evaluations, checkpoints. Every number is a function of the step."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
@@ -12,13 +12,18 @@ from torch.utils.data import DataLoader
 from scalenet_cli.errors import StoppedOnRequest
 from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.training.checkpoint import Checkpointer
-from scalenet_cli.training.checks import require_finite, require_scale
+from scalenet_cli.training.checks import (
+    require_finite,
+    require_finite_loss,
+    require_scale,
+    require_whole,
+)
 from scalenet_cli.training.devices import Devices, answered
 from scalenet_cli.training.evaluate import Evaluation, EvaluationMode, evaluate, require_readable
 from scalenet_cli.training.objective import Objective
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import Parallel
-from scalenet_cli.training.samples import Batch
+from scalenet_cli.training.samples import Batch, Corrupt
 from scalenet_cli.training.stopping import Stopper
 
 
@@ -104,7 +109,7 @@ class Trainer:
         self._recipe = schedule.recipe
         self._scaler = checkpointer.scaler
         self._pending: list[tuple[int, StepResult, float]] = []
-        self._warned: set[str] = set()
+        self._skipped: dict[str, str] = {}  # since all ranks were last asked
         self._clock, self._timed_step = 0.0, 0
 
     def run(self, batches: "DataLoader[Any]", val: "DataLoader[Any]", sample: torch.Tensor) -> None:
@@ -120,9 +125,9 @@ class Trainer:
         if progress.step == 0:
             progress.before_top1 = self._evaluate(0, val, sample).top1
         self._parallel.model.train()
-        micro = iter(batches)
         self._clock, self._timed_step = time.perf_counter(), progress.step
         with Stopper() as stopper:
+            micro = iter(batches)  # in here, because its workers inherit what signals do
             while progress.step < last:
                 self._step(progress.step, micro)
                 progress.step += 1
@@ -134,6 +139,8 @@ class Trainer:
         saved = due or self._schedule.is_saved(step)
         if self._devices.device.type == "cpu" or self._schedule.is_logged(step) or saved:
             self._settle()
+        if saved or self._devices.num_ranks == 1:
+            self._tell_of_corrupt()
         if due:
             result = self._evaluate(step, val, sample)
             self._checkpointer.save(result, self._average)
@@ -150,7 +157,8 @@ class Trainer:
         total = torch.zeros((), device=self._devices.device)
         for order in range(count):
             batch = next(batches)
-            self._hear_of_corrupt(batch)
+            self._hear_of_corrupt(require_readable(batch, skip=self._skip_corrupt), "training")
+            require_whole(batch.images, recipe.batch_size // (count * self._devices.num_ranks))
             purpose = f"step {step}, micro-batch {order}, rank {self._devices.rank}"
             images, targets = self._objective.prepare(
                 self._to_device(batch.images),
@@ -224,8 +232,12 @@ class Trainer:
                 skip_corrupt=self._skip_corrupt,
                 channels_last=self._recipe.channels_last,
             )
+        self._parallel.forget_gathered()
         if self._average is not None and step:
             self._average.swap()
+        require_finite_loss(step, result.loss)
+        self._hear_of_corrupt(result.corrupt if self._devices.is_main else (), "validation")
+        self._tell_of_corrupt()
         progress = self._checkpointer.progress
         values: dict[str, float] = {"step": step, "epoch": self._epoch(step)}
         if progress.loss_steps:
@@ -243,22 +255,30 @@ class Trainer:
         layout = torch.channels_last if self._recipe.channels_last else torch.preserve_format
         return images.to(self._devices.device, non_blocking=True, memory_format=layout)
 
-    def _hear_of_corrupt(self, batch: Batch) -> None:
-        for one in require_readable(batch, skip=self._skip_corrupt):
-            if one.name not in self._warned:
-                self._warned.add(one.name)
-                self._checkpointer.progress.corrupt += 1
-                self._reporter.note(f"skipped {one.name}: {one.reason}")
+    def _hear_of_corrupt(self, found: Iterable[Corrupt], data: str) -> None:
+        for one in found:
+            self._skipped.setdefault(f"{one.name} of the {data} data", one.reason)
+
+    def _tell_of_corrupt(self) -> None:
+        """What any rank has skipped is named and counted once, in this run and its resumed ones."""
+        for part in self._devices.gather(self._skipped):
+            for name, reason in part.items():
+                if name not in self._checkpointer.progress.corrupt:
+                    self._checkpointer.progress.corrupt.append(name)
+                    self._reporter.note(f"skipped {name}: {reason}")
+        self._skipped = {}
 
     def _stop_if_asked(self, stopper: Stopper, step: int) -> None:
         """All ranks stop after the same step."""
         if self._devices.device.type != "cpu" and not self._schedule.is_logged(step):
             return
         asked = torch.tensor(float(stopper.request is not None), device=self._devices.device)
-        if not self._devices.sum(asked):
-            return
+        if not self._devices.sum(asked) or step == self._schedule.last_step:
+            return  # nobody asked, or too late: all is done and saved
         self._settle()
-        self._checkpointer.save(None, self._average)
+        self._tell_of_corrupt()
+        if self._checkpointer.saved_step != step:
+            self._checkpointer.save(None, self._average)
         raise StoppedOnRequest(
             f"stopped by {stopper.request or 'another rank'} after step {step} of "
             f"{self._schedule.last_step}; its state is saved",

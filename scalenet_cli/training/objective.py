@@ -11,6 +11,19 @@ from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.training.samples import seed_everything
 
 
+def check_mixup(recipe: TrainingRecipe, micro_batch: int) -> None:
+    """The samples of a micro-batch can be mixed in pairs, if they are to be.
+
+    Raises:
+        OptionError: their number is odd.
+    """
+    if micro_batch % 2 and (recipe.mixup > 0 or recipe.cutmix > 0):
+        raise OptionError(
+            f"mixup pairs the samples of a batch, but a device gets {micro_batch} at a time",
+            hint="choose an even batch, or --set mixup=0 --set cutmix=0",
+        )
+
+
 @final
 class Objective:
     """What a batch is turned into, and what its logits are compared with."""
@@ -19,12 +32,7 @@ class Objective:
         self._recipe = recipe
         self._mixup: Mixup | None = None
         if recipe.mixup > 0 or recipe.cutmix > 0:
-            if micro_batch % 2:
-                raise OptionError(
-                    f"mixup pairs the samples of a batch, but a device gets {micro_batch} at a "
-                    "time",
-                    hint="choose an even batch, or --set mixup=0 --set cutmix=0",
-                )
+            check_mixup(recipe, micro_batch)
             self._mixup = Mixup(
                 mixup_alpha=recipe.mixup,
                 cutmix_alpha=recipe.cutmix,

@@ -1,5 +1,6 @@
 """One model over many ranks: DDP, or FSDP2 with what is tied in groups of its own."""
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -8,7 +9,7 @@ from typing import Any, Literal, final
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -40,15 +41,27 @@ class Parallel:
     def accumulating(self, last: bool) -> Any:
         """A context in which gradients stay on their rank until the last micro-batch."""
         if self.sharded:
-            assert isinstance(self.model, torch.distributed.fsdp.FSDPModule)
+            assert isinstance(self.model, FSDPModule)
             self.model.set_requires_gradient_sync(last)
         elif isinstance(self.run, DistributedDataParallel) and not last:
             return self.run.no_sync()
         return nullcontext()
 
+    def forget_gathered(self) -> None:
+        """Drops whole copies of shards that a forward pass without a backward pass has left.
+
+        The next forward pass would compute with them, even if the shards have changed since.
+        """
+        if self.sharded:
+            for module in self.model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
 
 def _shard(model: nn.Module, layout: Layout, devices: Devices) -> None:
     """FSDP2 allows a parameter in one group only: the tied modules first, blocks, then the rest."""
+    # Swin's blocks return views; nothing is done to them in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(devices.device.type, (devices.num_ranks,))
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for module in list(model.modules()):

@@ -37,9 +37,7 @@ def resolve_preprocessing(model: Any, overrides: Mapping[str, Any] | None = None
     found["input_size"] = _input_size(model, channels, given.get("input_size"))
     for name in ("mean", "std"):
         values = [found[name]] if isinstance(found[name], int | float) else found[name]
-        if isinstance(values, Sequence) and len(values) == 1:
-            values = [*values] * channels
-        found[name] = tuple(values) if isinstance(values, Sequence) else values
+        found[name] = _per_channel(values, channels, spread=name not in given)
     for name in NAMES:
         problem = _problem(name, found[name], channels)
         if problem and name in given:
@@ -52,9 +50,19 @@ def resolve_preprocessing(model: Any, overrides: Mapping[str, Any] | None = None
     return found
 
 
+def _per_channel(values: Any, channels: int, *, spread: bool) -> Any:
+    """One number per channel; ``spread`` makes three of ImageNet's fit a model of one channel."""
+    if not isinstance(values, Sequence) or not values or not all(map(_finite, values)):
+        return values
+    if spread and len(values) != channels:
+        return (sum(values) / len(values),) * channels
+    return (*values,) * channels if len(values) == 1 else tuple(values)
+
+
 def _input_size(model: Any, channels: int, given: Any) -> tuple[int, int, int]:
     embed = model.patch_embed
-    built = (channels, *map(int, embed.img_size))
+    height, width = map(int, embed.img_size)
+    built = (channels, height, width)
     if given is None:
         return built
     wanted = (channels, given, given) if isinstance(given, int) else tuple(given)

@@ -4,14 +4,20 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 from pydantic import Field, ValidationError
 
 from scalenet_cli.bundle.read import Bundle, open_bundle
 from scalenet_cli.bundle.staging import fsync_path, staged_folder
 from scalenet_cli.bundle.trained import copy_bundle
-from scalenet_cli.errors import NotARun, RunDiffers, RunExists
+from scalenet_cli.errors import (
+    NotARun,
+    OutputUnwritable,
+    RunDiffers,
+    RunExists,
+    RunStateDamaged,
+)
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.schema import Strict
 from scalenet_cli.plan.training import TrainingRecipe
@@ -22,6 +28,7 @@ METRICS: Final = "metrics.jsonl"
 TIMINGS: Final = "timings.jsonl"
 CURVES: Final = "curves.png"
 FORMAT: Final = 1
+MAX_RECORD_BYTES: Final = 100_000_000
 
 
 class SplitRecord(Strict):
@@ -34,7 +41,7 @@ class SplitRecord(Strict):
 class RunRecord(Strict):
     """What a run was started with; a resumed one has to agree."""
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     tool: str
     bundle: str = Field(description="digest of the manifest that the run started from")
     train: SplitRecord
@@ -55,16 +62,25 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / RECORD).is_file()
+        try:
+            return (self.path / RECORD).is_file()
+        except (OSError, ValueError):
+            return False
 
     def create(self, source: Bundle, record: RunRecord, recipe: TrainingRecipe) -> None:
         """Makes the folder with the bundle to start from, whole or not at all.
 
         Raises:
             RunExists: something is there.
+            OutputUnwritable: no permission, or no room.
         """
         self.require_absent()
-        self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputUnwritable(
+                f"its folder cannot be made: {error.strerror}", where=str(self.path)
+            ) from None
         with staged_folder(self.path, force=False) as folder:
             copy_bundle(source, folder / "start")
             (folder / RECIPE).write_text(recipe_text(recipe), encoding="utf-8")
@@ -79,7 +95,15 @@ class RunFolder:
         Raises:
             RunExists: something does.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        try:
+            linked, there = self.path.is_symlink(), self.path.exists()
+            taken = linked or (there and (not self.path.is_dir() or any(self.path.iterdir())))
+        except (OSError, ValueError) as error:
+            raise OutputUnwritable(
+                f"the output cannot be used: {getattr(error, 'strerror', error)}",
+                where=str(self.path),
+            ) from None
+        if taken:
             raise RunExists(
                 "the output holds a run already" if self.exists() else "the output exists already",
                 where=str(self.path),
@@ -99,12 +123,14 @@ class RunFolder:
             NotARun: no run, or one of another version.
         """
         try:
+            if (self.path / RECORD).stat().st_size > MAX_RECORD_BYTES:
+                raise ValueError("too large")
             return RunRecord.model_validate_json((self.path / RECORD).read_bytes())
         except (OSError, ValidationError, ValueError):
             raise NotARun(
                 f"the folder has no {RECORD} that this version understands",
                 where=str(self.path),
-                hint="leave out --resume to start a run",
+                hint="choose another -o to start a run; last/ and best/ are bundles of their own",
             ) from None
 
     def open_start(self) -> Bundle:
@@ -116,8 +142,10 @@ class RunFolder:
 
         Raises:
             RunDiffers: lists every difference.
+            NotARun, RunStateDamaged: it is not as it was made.
         """
         old = self.record()
+        self._require_own(old)
         found = differences(self.recipe(), recipe)
         if old.bundle != record.bundle:
             found.append(f"bundle: digest {old.bundle[:12]} -> {record.bundle[:12]}")
@@ -130,6 +158,8 @@ class RunFolder:
                     if before.num_samples != after.num_samples
                     else f"{name} data: other samples or targets"
                 )
+        if old.new_head != record.new_head:
+            found.append(f"a new head: {_yes(old.new_head)} -> {_yes(record.new_head)}")
         if (old.num_classes, old.classes) != (record.num_classes, record.classes):
             found.append(f"classes: {old.num_classes} -> {record.num_classes}, or other names")
         if found:
@@ -137,6 +167,34 @@ class RunFolder:
                 f"the run was started otherwise: {'; '.join(found)}",
                 where=str(self.path),
                 hint="leave these out to go on with the run as it was, or choose another -o",
+            )
+
+    def _require_own(self, record: RunRecord) -> None:
+        """What is written or trusted lies in the folder itself, and is what the run began with."""
+        links = sorted(path.name for path in self.path.iterdir() if path.is_symlink())
+        if links:
+            raise NotARun(
+                f"{links[0]} is a link, which a run does not make",
+                where=str(self.path),
+                hint="do not trust this folder; or put what it links to in its place",
+            )
+        if self.open_start().manifest.digest != record.bundle:
+            raise RunStateDamaged(
+                f"start/ is not the bundle that {RECORD} names", where=str(self.path)
+            )
+
+    def require_metrics(self, num_bytes: int) -> None:
+        """The metrics of all steps that were done are there.
+
+        Raises:
+            RunStateDamaged: lines are missing.
+        """
+        found = self.metrics.stat().st_size if self.metrics.is_file() else 0
+        if found < num_bytes:
+            raise RunStateDamaged(
+                f"{METRICS} has {found:,} bytes, but {num_bytes:,} when the state was saved",
+                where=str(self.path),
+                hint="put the file back, or start the run anew in another folder",
             )
 
     def truncate_metrics(self, num_bytes: int) -> None:
@@ -156,3 +214,7 @@ class RunFolder:
         """Makes the metrics durable; returns their size."""
         fsync_path(self.metrics)
         return os.stat(self.metrics).st_size  # noqa: PTH116
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

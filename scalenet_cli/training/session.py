@@ -13,6 +13,7 @@ from scalenet_cli.errors import NoBatch, OptionError
 from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.surgery.expand import spread_drop_path
 from scalenet_cli.training.checkpoint import Checkpointer
+from scalenet_cli.training.compiling import compile_blocks
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.evaluate import evaluation_loader
 from scalenet_cli.training.loop import Reporter, Schedule, Trainer
@@ -73,7 +74,7 @@ def carry_out(
     scaler = torch.amp.GradScaler(devices.device.type, enabled=recipe.precision == "fp16")
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)
     checkpointer = Checkpointer(folder, subject, trained, optimizer, scaler, devices)
-    checkpointer.restore(average)
+    devices.alike(lambda: checkpointer.restore(average, steps))
     trainer = Trainer(
         parallel,
         trained,
@@ -143,8 +144,7 @@ def _prepare_model(
     if recipe.gradient_checkpointing:
         subject.family.checkpoint_gradients(model)
     if recipe.compile:
-        for stage, slot in subject.layout:
-            model.get_submodule(f"{stage.path}.{slot.position}").compile()
+        compile_blocks(model, subject.layout, subject.family)
 
 
 def _training_loader(

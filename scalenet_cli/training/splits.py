@@ -14,6 +14,8 @@ from scalenet_cli.training.readers import FOLDERS, check_dataset, left_out, open
 
 TRAIN_NAMES: Final = ("train", "training")
 VAL_NAMES: Final = ("val", "valid", "validation", "eval", "evaluation")
+# Resizing makes the shorter side as long as the model's, and the longer one in proportion.
+MAX_ASPECT: Final = 1000
 # What decoding a damaged image raises: Pillow's plugins are not of one mind.
 IMAGE_ERRORS: Final = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
@@ -68,6 +70,8 @@ class Split:
         if isinstance(item, Image.Image):
             return item.convert(self.image_mode), int(target)
         with item, Image.open(item) as image:
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise ValueError(f"{image.width} x {image.height} pixels are too narrow to resize")
             return image.convert(self.image_mode), int(target)
 
     def name(self, index: int) -> str:

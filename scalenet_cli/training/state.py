@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ class Progress(Strict):
     before_top1: float | None = None
     num_averaged: int = Field(0, ge=0)
     scaler: dict[str, float] = Field(default_factory=dict)
-    corrupt: int = Field(0, ge=0, description="images that were skipped")
+    corrupt: tuple[str, ...] = Field((), description="images that were skipped")
 
 
 class _Record(Strict):
@@ -56,6 +57,9 @@ def optimizer_tensors(
                 tensors[f"optimizer/{key}/{name}"] = whole(value)
             elif value is not None:
                 numbers.setdefault(key, {})[name] = value
+    for order, group in enumerate(optimizer.param_groups):
+        if "step" in group:  # of timm's LAMB and Adan, which count once for all
+            numbers[f"group {order}"] = {"step": float(group["step"])}
     return tensors, numbers
 
 
@@ -81,7 +85,63 @@ def restore_optimizer(
         for number, parameter in enumerate(order)
         if keys[id(parameter)] in state
     }
+    for number, group in enumerate(current["param_groups"]):
+        if f"group {number}" in numbers:
+            group["step"] = int(numbers[f"group {number}"]["step"])
     optimizer.load_state_dict(current)
+
+
+def check_tensors(
+    found: Mapping[str, torch.Tensor],
+    trained: Mapping[str, torch.Tensor],
+    *,
+    averaged: bool,
+    mixed: bool,
+) -> None:
+    """A state's tensors are those of this model; their digest says nothing about that.
+
+    ``mixed`` optimizers keep other tensors of one parameter than of another.
+
+    Raises:
+        ValueError: names the first that is not.
+    """
+    kinds = ("model", "average") if averaged else ("model",)
+    expected = {f"{kind}/{key}": tensor for kind in kinds for key, tensor in trained.items()}
+    missing = sorted(expected.keys() - found.keys())
+    if missing:
+        raise ValueError(f"it has no {missing[0]}")
+    names: dict[str, set[str]] = {}
+    for path, tensor in found.items():
+        key, _, name = path.removeprefix("optimizer/").rpartition("/")
+        if path not in expected:
+            names.setdefault(key, set()).add(name)
+        like = trained.get(key) if path.startswith("optimizer/") else expected.get(path)
+        if like is None:
+            raise ValueError(f"{path} is of no trained tensor")
+        small = path not in expected and (mixed or tensor.numel() == 1)
+        if not small and tensor.shape != like.shape:
+            raise ValueError(f"{path} has the shape {list(tensor.shape)}, not {list(like.shape)}")
+        if path in expected and tensor.dtype != like.dtype:
+            raise ValueError(f"{path} is {tensor.dtype}, not {like.dtype}")
+    every = set().union(*names.values())
+    for key, own in names.items():
+        if own != every and not mixed:
+            raise ValueError(f"it has no optimizer/{key}/{min(every - own)}")
+
+
+def damaged(folder: Path, error: Exception) -> RunStateDamaged:
+    """What to raise of a state that cannot be used."""
+    facts = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        facts = f"{RECORD}: {'.'.join(map(str, first['loc']))} {first['msg']}"
+    elif isinstance(error, OSError) and error.filename:
+        facts = f"{Path(error.filename).name}: {error.strerror}"
+    return RunStateDamaged(
+        f"the training state cannot be used: {facts}",
+        where=str(folder),
+        hint="start the run anew in another folder; last/ and best/ are bundles of their own",
+    )
 
 
 def write_state(
@@ -133,11 +193,7 @@ def read_state(
         with safe_open(folder / TENSORS, framework="pt") as file:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, ValidationError, SafetensorError) as error:
-        raise RunStateDamaged(
-            f"the training state cannot be used: {str(error).splitlines()[0]}",
-            where=str(folder),
-            hint="start the run anew in another folder; last/ and best/ are bundles of their own",
-        ) from None
+        raise damaged(folder, error) from None
     return record.progress, tensors, record.numbers
 
 

@@ -28,5 +28,5 @@ class Stopper:
 
     def _notice(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and self.request is not None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("--resume goes on from the last checkpoint")
         self.request = signal.Signals(number).name

@@ -119,7 +119,7 @@ def _info(root: Path) -> dict[str, Any]:
         try:
             if path.stat().st_size > _MAX_INFO_BYTES:
                 raise ValueError(f"larger than {_MAX_INFO_BYTES:,} bytes")
-            info = parse_json(path.read_bytes())
+            info: dict[str, Any] = parse_json(path.read_bytes())
             if not isinstance(info.get("splits", {}), dict):
                 raise ValueError("splits is no mapping")
         except (ValueError, TypeError, LookupError, AttributeError) as error:

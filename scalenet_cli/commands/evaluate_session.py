@@ -1,0 +1,284 @@
+"""One run of ``scalenet eval``: a model and a split on a device, counted and reported."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import distributed
+
+from scalenet_cli.commands.evaluate import CONFUSION, CorruptImage, EvalReport
+from scalenet_cli.commands.models import OpenedModel, open_model
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.commands.result_files import (
+    PARQUET,
+    Row,
+    staged_file,
+    write_confusion,
+    write_csv,
+    write_parquet,
+)
+from scalenet_cli.errors import ClassesDiffer, OptionError, ScalenetError, SystemFailure
+from scalenet_cli.measure.throughput import compile_blocks, compiling, explaining_out_of_memory
+from scalenet_cli.training.devices import Devices, open_devices
+from scalenet_cli.training.evaluate import Evaluation, evaluate, evaluation_loader
+from scalenet_cli.training.predictions import Predictions, Recorder
+from scalenet_cli.training.preprocessing import resolve_preprocessing
+from scalenet_cli.training.samples import Batch
+from scalenet_cli.training.splits import DataOptions, Split, open_split
+
+if TYPE_CHECKING:
+    from scalenet_cli.commands.evaluate import EvalOptions, Progress
+
+_MAX_CONFUSION: Final = 5000
+_MAX_WORKERS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is evaluated, on what, and how."""
+
+    target: str
+    opened: OpenedModel
+    split: Split
+    config: Mapping[str, Any]
+    devices: Devices
+    how: "EvalOptions"
+
+
+def run_evaluation(
+    target: str, data: str, how: "EvalOptions", options: SourceOptions, progress: "Progress | None"
+) -> EvalReport:
+    """Opens, evaluates, writes and reports; see evaluate."""
+    with _joined(how.device) as devices:
+        session = _together(devices, lambda: _open(target, data, how, options, devices))
+        return _run(session, progress)
+
+
+def _open(
+    target: str, data: str, how: "EvalOptions", options: SourceOptions, devices: Devices
+) -> Session:
+    opened = open_model(target, options)
+    config = resolve_preprocessing(opened.model, how.preprocessing)
+    channels = config["input_size"][0]
+    if channels not in (1, 3, 4):
+        raise OptionError(f"the model takes {channels} channels; images have 1, 3 or 4")
+    if how.confusion is not None and opened.num_classes > _MAX_CONFUSION:
+        raise OptionError(
+            f"{CONFUSION} takes at most {_MAX_CONFUSION} classes, not {opened.num_classes}"
+        )
+    wanted = DataOptions(data, how.dataset, class_map=how.class_map)
+    split = open_split(wanted, how.split, limit=how.limit, channels=channels)
+    _check_classes(opened, split, mapped=how.class_map is not None)
+    return Session(target, opened, split, config, devices, how)
+
+
+def _together(devices: Devices, work: Callable[[], Session]) -> Session:
+    """Does something on every rank; all end where one fails, and a message is told once.
+
+    Raises:
+        ScalenetError: what the work raised, on the first rank of those where it says the same.
+        SystemExit: with its exit status, on the others.
+    """
+    session, failure = None, None
+    try:
+        session = work()
+    except ScalenetError as error:
+        failure = error
+    found = devices.gather(None if failure is None else (str(failure), failure.exit_code))
+    told = [each[0] for each in found[: devices.rank] if each]
+    if failure is not None and str(failure) not in told:
+        raise failure
+    status = next((each[1] for each in found if each), None)
+    if session is None or status is not None:
+        raise SystemExit(status)
+    return session
+
+
+@contextmanager
+def _joined(device: str) -> Iterator[Devices]:
+    """This process among its peers, which it leaves if it was not among them before."""
+    member = distributed.is_initialized()
+    yield open_devices(device)
+    # Not after an error: the peers may wait for this process, and the launcher ends them.
+    if not member and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _check_classes(opened: OpenedModel, split: Split, *, mapped: bool) -> None:
+    """The data's classes are the model's, by name where both have names, else by number.
+
+    Raises:
+        ClassesDiffer: they are not; with a class map, one is no class of the model.
+    """
+    found, outputs = split.classes, opened.num_classes
+    hint = "a --class-map gives each class name its target; or finetune the model on these classes"
+    count = len(found) if not mapped else 0
+    highest = max(split.targets() or [-1])
+    if highest >= outputs or (count and count != outputs):
+        raise ClassesDiffer(
+            f"the data have {max(count, highest + 1)} classes, but the model has {outputs}",
+            where=split.place,
+            hint=hint,
+        )
+    known = opened.classes
+    for name, target in found.items() if known else ():
+        if known.get(name) != target and not (mapped and name not in known):
+            raise ClassesDiffer(
+                f"the class {name} is {target} in the data, but "
+                + (f"{known[name]} in the model" if name in known else "no class of the model"),
+                where=split.place,
+                hint=hint,
+            )
+
+
+def _run(session: Session, progress: "Progress | None") -> EvalReport:
+    how, devices, outputs = session.how, session.devices, session.opened.num_classes
+    recorder = Recorder(
+        session.split,
+        outputs,
+        torch.device("cpu") if devices.device.type == "mps" else devices.device,
+        keep_images=how.predictions is not None,
+        keep_confusion=how.confusion is not None,
+    )
+    found = _evaluate(session, recorder, progress)
+    labels = _labels(session)
+    if how.confusion is not None:
+        matrix, path = recorder.confusion(devices), Path(how.confusion)
+        devices.first(lambda: write_confusion(path, matrix, labels))
+    if how.predictions is not None:
+        images, target = recorder.images(devices), Path(how.predictions)
+        devices.first(lambda: _write_predictions(target, images, session, labels))
+    return _report(session, found)
+
+
+def _evaluate(session: Session, recorder: Recorder, progress: "Progress | None") -> Evaluation:
+    how, devices, model = session.how, session.devices, session.opened.model
+    loader = evaluation_loader(
+        session.split,
+        dict(session.config),
+        devices,
+        batch_size=how.batch_size,
+        workers=_workers(session),
+    )
+    compiled = compiling() if how.compile else nullcontext()
+    with explaining_out_of_memory(how.batch_size), compiled, _explaining_workers():
+        model.to(devices.device)
+        if how.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if how.compile:
+            compile_blocks(model, session.opened.family)
+        return evaluate(
+            model,
+            _ticking(loader, len(loader), progress if devices.is_main else None),
+            devices,
+            sample=torch.zeros(session.config["input_size"]),
+            precision=how.precision,
+            skip_corrupt=how.skip_corrupt,
+            channels_last=how.channels_last,
+            observe=recorder,
+        )
+
+
+def _workers(session: Session) -> int:
+    if session.how.workers is not None:
+        return session.how.workers
+    there = len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count() or 1
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    batches = -(-len(session.split) // (session.how.batch_size * session.devices.num_ranks))
+    # A single batch is read sooner than a process starts.
+    return min(_MAX_WORKERS, max(1, there // beside)) if batches > 1 else 0
+
+
+def _ticking(loader: Iterable[Batch], total: int, progress: "Progress | None") -> Iterator[Batch]:
+    for done, batch in enumerate(loader, start=1):
+        yield batch
+        if progress is not None:
+            progress(done, total)
+
+
+@contextmanager
+def _explaining_workers() -> Iterator[None]:
+    """A process that reads images can be killed, mostly for want of memory.
+
+    Raises:
+        SystemFailure: in place of PyTorch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise SystemFailure(
+            f"a process that reads images ended: {str(error).splitlines()[0]}",
+            hint="lower --workers or --batch-size",
+        ) from None
+
+
+def _labels(session: Session) -> list[str]:
+    """The name of every output, or its number where it has none."""
+    known = {**session.opened.classes, **session.split.classes}
+    names = {target: name for name, target in known.items()}
+    return [names.get(target, str(target)) for target in range(session.opened.num_classes)]
+
+
+def _write_predictions(
+    path: Path, images: Predictions, session: Session, labels: list[str]
+) -> None:
+    named = bool(session.opened.classes or session.split.classes)
+    columns = ["file", "target", "prediction"]
+    columns += ["target_name", "prediction_name"] if named else []
+    columns += ["correct", "probability", "loss"]
+    rows: list[Row] = []
+    for index, target, best, share, loss in zip(
+        images.indices.tolist(),
+        images.targets.tolist(),
+        images.predictions.tolist(),
+        images.probabilities.tolist(),
+        images.losses.tolist(),
+        strict=True,
+    ):
+        names = (labels[target], labels[best]) if named else ()
+        name = session.split.name(index)
+        rows.append((name, target, best, *names, target == best, share, loss))
+    write = write_parquet if path.suffix.lower() == PARQUET else write_csv
+    with staged_file(path) as staging:
+        write(staging, columns, rows)
+
+
+def _report(session: Session, found: Evaluation) -> EvalReport:
+    how, split = session.how, session.split
+    notes = list(session.opened.notes)
+    if split.left_out:
+        some = ", ".join(split.left_out[:5]) + (" ..." if len(split.left_out) > 5 else "")
+        notes.append(
+            f"{len(split.left_out)} folders are not in the class map and were left out: {some}"
+        )
+    if found.corrupt:
+        notes.append(f"{len(found.corrupt)} images cannot be decoded and were left out")
+    return EvalReport(
+        target=session.target,
+        data=split.place,
+        architecture=session.opened.architecture,
+        num_images=found.num_samples,
+        num_corrupt=len(found.corrupt),
+        num_classes=session.opened.num_classes,
+        correct1=found.correct1,
+        correct5=found.correct5,
+        top1=found.top1,
+        top5=found.top5,
+        loss=found.loss,
+        seconds=found.seconds,
+        images_per_second=found.num_samples / found.seconds,
+        device=session.devices.device.type,
+        num_processes=session.devices.num_ranks,
+        precision=how.precision,
+        batch_size=how.batch_size,
+        preprocessing=dict(session.config),
+        corrupt=tuple(CorruptImage(name=c.name, reason=c.reason) for c in found.corrupt),
+        files=tuple(str(path) for path in (how.confusion, how.predictions) if path is not None),
+        notes=tuple(notes),
+    )

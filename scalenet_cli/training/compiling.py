@@ -1,0 +1,51 @@
+"""torch.compile of each block, so that blocks of one kind share their graphs."""
+
+from typing import final
+
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+from scalenet_cli.families.base import Family
+from scalenet_cli.plan.layout import Layout
+
+
+@final
+class TensorDropPath(nn.Module):
+    """timm's DropPath with its rate in a tensor.
+
+    A rate that is a Python number is a constant to the compiler: every block would get graphs of
+    its own.
+    """
+
+    keep: torch.Tensor
+
+    def __init__(self, rate: float, device: torch.device) -> None:
+        super().__init__()
+        self.register_buffer("keep", torch.tensor(1 - rate, device=device), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Drops whole samples; what is kept is scaled up, so that the mean stays."""
+        if not self.training:
+            return x
+        shape = (len(x),) + (1,) * (x.ndim - 1)
+        kept = torch.rand(shape, device=x.device) < self.keep
+        return x * (kept / self.keep).to(x.dtype)
+
+
+def compile_blocks(model: nn.Module, layout: Layout, family: Family) -> None:
+    """Every block is compiled when it first runs: one graph per kind of block and mode."""
+    blocks = [model.get_submodule(f"{stage.path}.{slot.position}") for stage, slot in layout]
+    if any(isinstance(module, DropPath) for block in blocks for module in block.modules()):
+        for block in blocks:
+            _put_rates_in_tensors(block, family)
+    for block in blocks:
+        block.compile()
+
+
+def _put_rates_in_tensors(block: nn.Module, family: Family) -> None:
+    device = next(block.parameters()).device
+    for part in family.anatomy(block).drop_paths:
+        old = block.get_submodule(part)
+        rate = float(old.drop_prob) if isinstance(old, DropPath) else 0.0
+        block.set_submodule(part, TensorDropPath(rate, device).train(old.training))
