@@ -33,6 +33,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "Manifest.plan": "the plan with all defaults written out",
     "Manifest.seed": "the seed of everything random",
     "Manifest.layout": "one entry per stage",
+    "Manifest.trained": "what training did; null where nothing was trained",
     "Manifest.files": "file name -> entry, for every other file of the bundle",
     "Manifest.parameters": "what `count-params` prints",
     "Manifest.flops": "what `flops` prints for the default input size",
@@ -73,6 +74,26 @@ MEANINGS: Final[Mapping[str, str]] = {
     "InstanceFlops.ordinal": "0 is the pretrained occurrence",
     "InstanceFlops.macs": "multiply-adds",
     "InstanceFlops.flops": "`macs` * 2",
+    "BenchReport.target": "as given",
+    "BenchReport.family": "key in the table of families",
+    "BenchReport.architecture": "timm's name, or the config's `model_type`",
+    "BenchReport.device": "where the models ran",
+    "BenchReport.torch_version": "of PyTorch",
+    "BenchReport.precision": "of autocast; parameters are float32",
+    "BenchReport.compiled": "with `--compile`",
+    "BenchReport.channels_last": "with `--channels-last`",
+    "BenchReport.batch_size": "samples of a pass",
+    "BenchReport.unit": "of `input_size`",
+    "BenchReport.seed": "of weights and batch",
+    "BenchReport.notes": "which variants are left out, and how the target was read",
+    "PassReport.variants": "`base`, `scaled`, `floor`, `untied`, in this order",
+    "VariantReport.name": "which variant",
+    "VariantReport.memory": "bytes",
+    "RatioReport.variant": "what is divided",
+    "RatioReport.reference": "by what",
+    "Spread.median": "the middle one",
+    "Spread.min": "the least",
+    "Spread.max": "the most",
 }
 
 
@@ -105,6 +126,19 @@ def recipe_keys() -> str:
 
     rows = [*_field_rows(Recipe, ""), *_field_rows(Expected, "expect.")]
     return table(("key", "values", "default", "meaning"), rows)
+
+
+def training_keys() -> str:
+    """Every key of a training recipe, with the flag of ``finetune`` that sets it."""
+    from scalenet_cli.plan.training import TrainingRecipe
+
+    flags = {p.name.removesuffix("_blocks"): p.opts[0] for p in commands()["finetune"].params}
+    rows = []
+    for name, field in TrainingRecipe.model_fields.items():
+        key, values, default, meaning = _row(TrainingRecipe, name, field, "")
+        flag = f"`{flags[name]}`" if name in flags else "`--set`"
+        rows.append((key, "-" if name == "version" else flag, values, default, meaning))
+    return table(("key", "flag", "values", "default", "meaning"), rows)
 
 
 def _plan_rows(model: type[BaseModel], prefix: str) -> Iterator[Sequence[str]]:
@@ -153,8 +187,17 @@ def _row(
     elif field.default is None or field.default is PydanticUndefined:
         default = "by the model" if "by default" in meaning else "-"
     else:
-        default = f"`{field.default}`".replace("True", "true").replace("False", "false")
+        default = f"`{_shown(field.default)}`"
     return f"`{prefix}{name}`", _values(field.annotation, field.metadata), default, meaning
+
+
+def _shown(value: object) -> str:
+    """A default as YAML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _meaning(model: type[BaseModel], name: str, field: FieldInfo) -> str:
@@ -179,12 +222,16 @@ def _values(annotation: Any, metadata: Sequence[Any] = (), *, plural: bool = Fal
     """A type in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _values(arguments[0], [*arguments[1:], *metadata], plural=plural)
+        # Inside a union pydantic leaves a Field's bounds where they were written.
+        own = [found for item in arguments[1:] for found in getattr(item, "metadata", [item])]
+        return _values(arguments[0], [*own, *metadata], plural=plural)
     if origin in (Union, UnionType):
         parts = [_values(a, metadata, plural=plural) for a in arguments if a is not NoneType]
         return (" or " if plural else ", ").join(parts)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return f"list of {len(arguments)} {_values(arguments[0], plural=True)}"
     if origin is tuple:
         return f"list{'s' * plural} of {_values(arguments[0], plural=True)}"
     if origin is dict:
@@ -198,13 +245,15 @@ def _values(annotation: Any, metadata: Sequence[Any] = (), *, plural: bool = Fal
 
 
 def _bounds(metadata: Sequence[Any]) -> str:
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    found = [
-        f"{sign} {getattr(item, name)}"
-        for item in metadata
-        for name, sign in signs.items()
-        if getattr(item, name, None) is not None
-    ]
+    found = []
+    for signs in ({"gt": ">", "ge": ">="}, {"lt": "<", "le": "<="}):
+        bounds = [
+            f"{sign} {getattr(item, name)}"
+            for name, sign in signs.items()
+            for item in metadata
+            if getattr(item, name, None) is not None
+        ]
+        found += bounds[:1]  # the strict one, where there are both
     return " " + ", ".join(found) if found else ""
 
 

@@ -23,7 +23,7 @@ ScalenetError
 |-- DataError           exit 3: images and labels
 |   `-- DataNotFound, DataUnreadable, ImageUnreadable, ClassesDiffer, TargetOutOfRange, NoBatch
 |-- TrainingError       exit 3: a run that cannot go on
-|   |-- NotARun, RunStateDamaged, LossNotFinite, RankLost
+|   |-- NotARun, RunStateDamaged, LossNotFinite, RankLost, WorkerLost
 |   `-- RunExists, RunDiffers, DeviceUnavailable   exit 2
 |-- StoppedOnRequest    exit 5: a signal ended a run, whose state is saved
 |-- SystemFailure       exit 3: the operating system refused a file
@@ -430,6 +430,12 @@ class RankLost(TrainingError):
     """Another process of the same run is gone."""
 
     code = "rank-lost"
+
+
+class WorkerLost(TrainingError):
+    """A process that loads data was killed, or could not hand over what it loaded."""
+
+    code = "worker-lost"
 
 
 class RunExists(TrainingError):

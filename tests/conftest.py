@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,13 @@ PLAN = "version: 1\nmapping: interpolate\nfactor: 2\nadapter: {dim: 4}\n"
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a test tried to reach the network")
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        # Processes that load data hand tensors over through sockets of this machine's own kind.
+        if self.family != socket.AF_UNIX:
+            raise AssertionError("a test tried to reach the network")
+        connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 

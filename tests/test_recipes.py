@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from typer.testing import Result
 
-from scalenet_cli import load_plan
-from scalenet_cli.plan.recipes import recipe_names
+from scalenet_cli import TrainingRecipe, load_plan, load_training_recipe
+from scalenet_cli.plan.recipes import recipe_names, training_recipe_names
 
 PAPER = [name for name in recipe_names() if name.startswith("paper/")]
 DO_NOT_FOLLOW = {
@@ -41,8 +41,24 @@ def test_all_rows_of_the_paper_have_a_recipe() -> None:
 
 
 def test_recipes_are_listed_and_shown(run: Callable[..., Result]) -> None:
-    listed = json.loads(run("recipes", "--json").stdout)["recipes"]
-    assert [row["name"] for row in listed] == list(recipe_names())
+    listed = json.loads(run("recipes", "--json").stdout)
+    assert [row["name"] for row in listed["recipes"]] == list(recipe_names())
+    assert [row["name"] for row in listed["training"]] == list(training_recipe_names())
+    assert all(row["title"] for row in listed["training"])
+    table = run("recipes").stdout
+    assert all(name in table for name in training_recipe_names())
     shown = run("recipes", "paper/table1/deit_base")
     assert "expect:" in shown.stdout
     assert shown.exit_code == 0
+    shown = run("recipes", "training/paper")
+    assert "warmup_epochs: 20" in shown.stdout
+    assert shown.exit_code == 0
+
+
+@pytest.mark.parametrize("name", list(training_recipe_names()))
+def test_a_training_recipe_loads(name: str) -> None:
+    assert isinstance(load_training_recipe(name), TrainingRecipe)
+
+
+def test_the_defaults_of_training_are_the_papers() -> None:
+    assert load_training_recipe("training/paper") == load_training_recipe(None) == TrainingRecipe()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 CARD: Final = "README.md"
+# What a card says of the base, until training changes it.
+UNCHANGED: Final = "The source's tensors are inside, unchanged"
+CHANGED: Final = "The source's tensors were trained and are no longer inside"
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -72,6 +75,8 @@ def write_trained(
             files[file.name] = write_file(folder, "instances", file)
         if CARD in files:
             card = (start.folder / CARD).read_text(encoding="utf-8").split("\n## Training\n")[0]
+            if manifest.trained is not None and manifest.trained.changed_base:
+                card = card.replace(UNCHANGED, CHANGED)
             (folder / CARD).unlink()  # a link to the start's: never written through
             files[CARD] = write_text(folder, CARD, f"{card}\n## Training\n\n{story}\n")
         files = dict(sorted(files.items()))

@@ -107,4 +107,8 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):  # no SIGHUP on Windows
         if name in signal.Signals.__members__:
             signal.signal(signal.Signals[name], _stop)
-    app()
+    try:
+        app()
+    finally:
+        # torchrun ends ranks that are ending already: raised at exit it would be a traceback.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

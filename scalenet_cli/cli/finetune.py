@@ -147,7 +147,10 @@ def finetune(
             min=1, rich_help_panel=_DEVICES, help="Start so many processes here with torchrun."
         ),
     ] = None,
-    sharding: Annotated[Literal["ddp", "fsdp"], typer.Option(rich_help_panel=_DEVICES)] = "ddp",
+    sharding: Annotated[
+        Literal["ddp", "fsdp"],
+        typer.Option(rich_help_panel=_DEVICES, help="The whole model per device, or a share."),
+    ] = "ddp",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard.")
     ] = False,

@@ -1,21 +1,17 @@
 """``--gpus N``: the same command once more, as N ranks under torchrun."""
 
+import os
 import sys
 from typing import NoReturn
 
-import typer
-
 
 def launch(gpus: int) -> NoReturn:
-    """Runs this command line under torch.distributed.run and ends with its exit status.
+    """Becomes torch.distributed.run of this command line, so that signals reach it.
 
     Raises:
         DeviceUnavailable: the machine has not so many GPUs.
         OptionError: it is one of several ranks already.
     """
-    import os
-    import subprocess
-
     import torch
 
     from scalenet_cli.errors import DeviceUnavailable, OptionError
@@ -37,7 +33,7 @@ def launch(gpus: int) -> NoReturn:
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         f"--nproc-per-node={gpus}", "-m", "scalenet_cli", *arguments,
     ]  # fmt: skip
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    os.execv(sys.executable, command)
 
 
 def without_option(arguments: list[str], name: str) -> list[str]:

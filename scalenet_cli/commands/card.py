@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from scalenet_cli.bundle.trained import UNCHANGED
 from scalenet_cli.families.sources import Source
 from scalenet_cli.plan.schema import ExpansionPlan
 
@@ -22,7 +23,7 @@ tags: [scalenet, {source.architecture.family}]
 
 Made by scalenet from `{source.reference}`: {report.blocks - report.new_blocks} pretrained blocks
 executed as {report.blocks} ({mapping}, weights {plan.shared.weights}, start {plan.start}).
-The source's tensors are inside, unchanged; `plan.yaml` is the plan.
+{UNCHANGED}; `plan.yaml` is the plan.
 
 | parameters | |
 |---|---|

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from timm.data import resolve_data_config
-from torch import nn
+from typing import Final
 
 from scalenet_cli.bundle.read import read_manifest
 from scalenet_cli.commands.opening import describe
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import ClassesDiffer, DataNotFound, OptionError
-from scalenet_cli.families.base import Family
+from scalenet_cli.training.preprocessing import resolve_preprocessing
 from scalenet_cli.training.splits import DataOptions, Split, open_split
+
+MAX_CLASSES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +37,9 @@ def image_facts(bundle: str) -> ImageFacts:
     trained = manifest.trained
     return ImageFacts(
         int(vars(described.model)["num_classes"]),
-        _input_shape(described.model, described.family)[0],
+        resolve_preprocessing(described.model)["input_size"][0],
         trained.classes if trained else {},
     )
-
-
-def data_config(
-    model: nn.Module, family: Family, preprocessing: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Timm's data config: the model's own input size, the rest from its preprocessing."""
-    shape = _input_shape(model, family)
-    config: dict[str, Any] = resolve_data_config(pretrained_cfg=dict(preprocessing))
-    config["input_size"] = shape
-    for key in ("mean", "std"):
-        values = tuple(config[key])
-        if len(values) != shape[0]:
-            values = (sum(values) / len(values),) * shape[0]
-        config[key] = values
-    return config
-
-
-def _input_shape(model: nn.Module, family: Family) -> tuple[int, int, int]:
-    inputs = family.example_inputs(model, family.default_input_size(model), "meta")
-    _, channels, height, width = inputs["x"].shape
-    return channels, height, width
 
 
 def open_splits(data: DataOptions, channels: int) -> tuple[Split, Split]:
@@ -70,6 +48,9 @@ def open_splits(data: DataOptions, channels: int) -> tuple[Split, Split]:
     Raises:
         DataError: one is missing or empty, they differ in classes, or they are one and the same.
     """
+    for option, split in (("--train-split", data.train_split), ("--val-split", data.val_split)):
+        if not split.strip("./ "):
+            raise OptionError(f"{option} {split} names no split", hint="for example train")
     train = open_split(data, data.train_split, limit=data.limit_train, channels=channels)
     val = open_split(
         data,
@@ -96,9 +77,17 @@ def fit_classes(
     ``wanted`` is what the user says; ``mapped`` data name outputs of the model that there is.
 
     Raises:
+        OptionError: there are more classes than that, or than any head has.
         ClassesDiffer: as many classes, but others than those that the model was trained on.
     """
-    needed = wanted if wanted is not None else _count(train, facts.num_classes)
+    found = _count(train)
+    needed = wanted or found or facts.num_classes
+    if needed > MAX_CLASSES:
+        raise OptionError(f"{needed:,} classes are more than {MAX_CLASSES:,}")
+    if found and needed < found:
+        raise OptionError(
+            f"--num-classes {needed} is too few: the data have {found} classes", where=train.place
+        )
     if mapped and wanted is None:
         needed = max(needed, facts.num_classes)
     if reset or needed != facts.num_classes:
@@ -113,8 +102,9 @@ def fit_classes(
     return needed, False
 
 
-def _count(train: Split, otherwise: int) -> int:
+def _count(train: Split) -> int | None:
+    """As many classes as the data show without an image being read; None where they do not."""
     if train.classes:
         return max(train.classes.values()) + 1
     targets = train.targets()
-    return max(targets) + 1 if targets else otherwise
+    return max(targets) + 1 if targets else None

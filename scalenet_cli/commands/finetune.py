@@ -1,15 +1,15 @@
 """``scalenet finetune``: trains a bundle's model; what comes out is a run with bundles in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from scalenet_cli import __version__
 from scalenet_cli.bundle.manifest import Manifest
-from scalenet_cli.bundle.read import bundle_folder, open_bundle
+from scalenet_cli.bundle.read import Bundle, bundle_folder, open_bundle
 from scalenet_cli.bundle.reports import Report
-from scalenet_cli.commands.classes import data_config, fit_classes, image_facts, open_splits
+from scalenet_cli.commands.classes import fit_classes, image_facts, open_splits
 from scalenet_cli.commands.loading import Loaded, load_bundle
 from scalenet_cli.errors import LossNotFinite, OptionError, StoppedOnRequest
 from scalenet_cli.measure.flops import count_flops
@@ -20,12 +20,15 @@ from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.training.checkpoint import RunningProgress
 from scalenet_cli.training.curves import draw_curves
 from scalenet_cli.training.devices import Devices, open_devices
+from scalenet_cli.training.failures import explained
 from scalenet_cli.training.fingerprint import split_record
 from scalenet_cli.training.loop import Reporter
+from scalenet_cli.training.objective import check_mixup
+from scalenet_cli.training.preprocessing import resolve_preprocessing
 from scalenet_cli.training.quiet import Quiet
 from scalenet_cli.training.run_folder import RunFolder, RunRecord
-from scalenet_cli.training.session import Work, carry_out
-from scalenet_cli.training.splits import DataOptions
+from scalenet_cli.training.session import Work, carry_out, check_batch
+from scalenet_cli.training.splits import DataOptions, Split
 from scalenet_cli.training.subject import Subject, fill_new_head
 
 
@@ -81,12 +84,14 @@ def finetune(
         RunExists, RunDiffers, NotARun: the output cannot be used.
         DataError: the data cannot be used, or do not fit the model.
         StoppedOnRequest: a signal ended it; its state was saved.
+        OptionError: among others, where a batch does not fit into the memory.
         TrainingError: it cannot go on.
     """
     options, reporter = options or FinetuneOptions(), reporter or Quiet()
     devices = open_devices(options.device)
     try:
-        return _finetune(bundle, data, RunFolder(Path(output)), options, devices, reporter)
+        with explained():
+            return _finetune(bundle, data, RunFolder(Path(output)), options, devices, reporter)
     except (LossNotFinite, StoppedOnRequest) as error:
         if devices.is_main:
             raise
@@ -102,6 +107,47 @@ def _finetune(
     devices: Devices,
     reporter: Reporter,
 ) -> FinetuneReport:
+    ready = devices.alike(lambda: _prepare(bundle, data, folder, options, devices))
+    if not ready.going_on:
+        if options.resume:
+            reporter.note("there is no run to resume yet, so a new one is started")
+        devices.first(lambda: folder.create(ready.source, ready.record, ready.recipe))
+    recipe, train = ready.recipe, ready.train
+    subject = replace(ready.subject, bundle=devices.alike(folder.open_start))
+    if subject.new_head:
+        reporter.note(f"the head is new: {subject.num_classes} classes, and it is trained too")
+    try:
+        checkpointer = carry_out(
+            subject, recipe, train, ready.val, devices, folder, options.work, reporter
+        )
+    except KeyboardInterrupt as interrupt:
+        told = str(interrupt) or "--resume goes on from the last checkpoint"
+        raise KeyboardInterrupt(told) from None
+    devices.first(lambda: draw_curves(folder.metrics, folder.curves))
+    return _report(folder, subject, recipe, checkpointer.progress, devices, len(train))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """All that a run needs; nothing has been written yet."""
+
+    going_on: bool
+    recipe: TrainingRecipe
+    source: Bundle
+    train: Split
+    val: Split
+    record: RunRecord
+    subject: Subject
+
+
+def _prepare(
+    bundle: str | Path,
+    data: DataOptions,
+    folder: RunFolder,
+    options: FinetuneOptions,
+    devices: Devices,
+) -> _Ready:
+    """Whatever can be found wrong before a run is made or touched."""
     going_on = options.resume and folder.exists()
     if not going_on:
         folder.require_absent()
@@ -124,16 +170,11 @@ def _finetune(
     )
     if going_on:
         folder.require_same(record, recipe)
-    else:
-        if options.resume:
-            reporter.note("there is no run to resume yet, so a new one is started")
-        devices.first(lambda: folder.create(source, record, recipe))
-    if new_head:
-        reporter.note(f"the head is new: {num_classes} classes, and it is trained too")
-    subject = make_subject(folder.start, recipe, num_classes, new_head, train.classes)
-    checkpointer = carry_out(subject, recipe, train, val, devices, folder, options.work, reporter)
-    devices.first(lambda: draw_curves(folder.metrics, folder.curves))
-    return _report(folder, subject, recipe, checkpointer.progress, devices, len(train))
+    micro_batch = check_batch(recipe, len(train), devices, options.work, train.place)
+    check_mixup(recipe, micro_batch)
+    start = folder.start if going_on else source.folder
+    subject = make_subject(start, recipe, num_classes, new_head, train.classes)
+    return _Ready(going_on, recipe, source, train, val, record, subject)
 
 
 def _recipe(folder: RunFolder | None, options: FinetuneOptions) -> TrainingRecipe:
@@ -163,7 +204,7 @@ def make_subject(
         _train_set(loaded, recipe, new_head),
         loaded.base_keys,
         loaded.bundle,
-        data_config(loaded.model, loaded.family, loaded.bundle.manifest.source.preprocessing),
+        resolve_preprocessing(loaded.model),
         num_classes,
         new_head,
         classes,
@@ -205,7 +246,6 @@ def _report(
     num_samples: int,
 ) -> FinetuneReport:
     last = open_bundle(folder.last).manifest.trained
-    assert last is not None
     return FinetuneReport(
         run=str(folder.path),
         steps=progress.step,
@@ -219,6 +259,6 @@ def _report(
         before_top1=progress.before_top1 or 0.0,
         best_top1=progress.best_top1 or 0.0,
         best_step=progress.best_step or 0,
-        last=last.metrics,
-        skipped_images=progress.corrupt,
+        last=last.metrics if last else {},
+        skipped_images=len(progress.corrupt),
     )

@@ -1,8 +1,10 @@
 """``scalenet recipes``."""
 
+from itertools import takewhile
+
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.plan.load import load_plan
-from scalenet_cli.plan.recipes import recipe_names, recipe_path
+from scalenet_cli.plan.recipes import recipe_names, recipe_path, training_recipe_names
 
 
 class RecipeRow(Report):
@@ -14,10 +16,18 @@ class RecipeRow(Report):
     stored: int | None
 
 
+class TrainingRow(Report):
+    """One shipped training recipe."""
+
+    name: str
+    title: str
+
+
 class RecipeList(Report):
-    """All shipped recipes."""
+    """All shipped recipes: plans, and how to train."""
 
     recipes: tuple[RecipeRow, ...]
+    training: tuple[TrainingRow, ...]
 
 
 def list_recipes() -> RecipeList:
@@ -28,7 +38,8 @@ def list_recipes() -> RecipeList:
         assert recipe is not None, f"{name} is a plan, not a recipe"
         stored = recipe.expect.stored if recipe.expect else None
         rows.append(RecipeRow(name=name, title=recipe.title, source=recipe.source, stored=stored))
-    return RecipeList(recipes=tuple(rows))
+    training = [TrainingRow(name=n, title=_title(show_recipe(n))) for n in training_recipe_names()]
+    return RecipeList(recipes=tuple(rows), training=tuple(training))
 
 
 def show_recipe(name: str) -> str:
@@ -37,4 +48,12 @@ def show_recipe(name: str) -> str:
     Raises:
         UnknownRecipe: no recipe has this name.
     """
-    return recipe_path(name).read_text(encoding="utf-8")
+    names = [*recipe_names(), *training_recipe_names()]
+    return recipe_path(name, names).read_text(encoding="utf-8")
+
+
+def _title(text: str) -> str:
+    """The first sentence of the comment that a training recipe begins with."""
+    comment = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    sentence = " ".join(line.removeprefix("#").strip() for line in comment)
+    return sentence.split(": ")[0].split(". ")[0].rstrip(".")

@@ -46,7 +46,7 @@ def resolve_layout(plan: ExpansionPlan, stages: Sequence[StageShape]) -> Layout:
     if layout.num_new == 0 and isinstance(plan.adapter, NoAdapterPlan) and plan.train is None:
         raise PlanChangesNothing(
             "the plan adds no block and no adapter, so the model would stay what it is",
-            hint="ask for more blocks than the source has, choose an adapter, or name what to train",
+            hint="ask for more blocks than the source has, choose an adapter, or set train",
             field=_depth_field(plan),
         )
     return layout

@@ -65,7 +65,9 @@ class TrainingRecipe(Strict):
     lr: Positive = Field(2e-4, description="peak learning rate")
     min_lr: NonNegative = Field(2e-6, description="learning rate at the end of the cosine")
     warmup_lr: NonNegative = Field(2e-7, description="learning rate at the first step")
-    warmup_epochs: NonNegative = Field(20, description="linear, part of `epochs`")
+    warmup_epochs: NonNegative | None = Field(
+        None, description="linear, part of `epochs`; a fifth of them if unset, as the paper's 20"
+    )
     weight_decay: NonNegative = Field(0.05, description="not of biases, norms, gates, positions")
     layer_decay: Annotated[Float, Field(gt=0, le=1)] | None = Field(
         None, description="factor per block from the head down; a tied tensor counts once, at the "
@@ -128,7 +130,7 @@ class TrainingRecipe(Strict):
     def _consistent(self) -> Self:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr:g} is larger than lr {self.lr:g}")
-        if self.warmup_epochs > self.epochs:
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}")
         if self.scale[0] > self.scale[1] or self.scale[1] == 0 or self.ratio[0] > self.ratio[1]:
             raise ValueError("scale and ratio are ranges: the smaller number comes first")
@@ -137,3 +139,8 @@ class TrainingRecipe(Strict):
                 f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}"
             )
         return self
+
+    @property
+    def warmup_share(self) -> float:
+        """The part of the run in which the learning rate rises."""
+        return 0.2 if self.warmup_epochs is None else self.warmup_epochs / self.epochs

@@ -122,11 +122,12 @@ class Trainer:
         progress = self._checkpointer.progress
         last = self._schedule.last_step
         self._reporter.started(progress.step, last)
-        if progress.step == 0:
-            progress.before_top1 = self._evaluate(0, val, sample).top1
-        self._parallel.model.train()
-        self._clock, self._timed_step = time.perf_counter(), progress.step
         with Stopper() as stopper:
+            if progress.before_top1 is None:
+                progress.before_top1 = self._evaluate(0, val, sample).top1
+                self._stop_if_asked(stopper, 0)
+            self._parallel.model.train()
+            self._clock, self._timed_step = time.perf_counter(), progress.step
             micro = iter(batches)  # in here, because its workers inherit what signals do
             while progress.step < last:
                 self._step(progress.step, micro)

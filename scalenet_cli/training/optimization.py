@@ -49,10 +49,8 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe, *, fused: bool) ->
 
 def build_schedule(optimizer: Any, recipe: TrainingRecipe, steps: int, per_epoch: int) -> Any:
     """Linear warm-up, then a cosine down to ``min_lr`` at the last step; a function of the step."""
-    warmup = min(round(recipe.warmup_epochs * per_epoch), max(steps - 1, 0))
-    if recipe.max_steps is not None:
-        # The share of the run that the recipe's epochs give to it.
-        warmup = min(warmup, round(steps * recipe.warmup_epochs / recipe.epochs))
+    whole = steps if recipe.max_steps is not None else recipe.epochs * per_epoch
+    warmup = min(round(recipe.warmup_share * whole), max(steps - 1, 0))
     return CosineLRScheduler(
         optimizer,
         t_initial=steps,

@@ -1,17 +1,20 @@
 """Puts a run together from its parts and carries it out."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
 from scalenet_cli.errors import NoBatch, OptionError
 from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.surgery.expand import spread_drop_path
+from scalenet_cli.training.allocator import keep_freed_memory
 from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.compiling import compile_blocks
 from scalenet_cli.training.devices import Devices
@@ -127,7 +130,10 @@ def check_batch(
 
 
 def _prepare_libraries(recipe: TrainingRecipe) -> None:
+    # Pillow warns of images from 90 million pixels on, and refuses twice as many.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     seed_everything(recipe.seed, "start")
+    keep_freed_memory()
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -119,10 +119,18 @@ def test_check(run: Run, plan_file: Callable[..., Path], vit_checkpoint: Path) -
 
 def test_quickstart(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "quickstart"
-    first = run("quickstart", "-o", out)
+    first = run("quickstart", "-o", out, "--max-steps", 2)
     assert first.exit_code == 0, first.stderr
-    assert f"{out} holds" in first.stdout
-    assert run("quickstart", "-o", out).exit_code == 0  # again, over its own bundle
+    assert f"{out / 'best'} holds" in first.stdout
+    assert {path.name for path in out.iterdir()} >= {"start", "best", "last", "curves.png"}
+    again = run("quickstart", "-o", out, "--max-steps", 2, "--json")  # over its own run
+    assert again.exit_code == 0, again.stderr
+    report = json.loads(again.stdout)
+    assert report["base_top1"] == report["before_top1"]  # the plan starts as the identity
+    assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
+
+
+def test_quickstart_replaces_nothing_else(run: Run, tmp_path: Path) -> None:
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("weeks of work")
