@@ -92,14 +92,33 @@ def fit_classes(
         needed = max(needed, facts.num_classes)
     if reset or needed != facts.num_classes:
         return needed, True
-    if facts.classes and train.classes and not mapped and dict(facts.classes) != train.classes:
+    _require_same_names(facts, train, mapped=mapped)
+    return needed, False
+
+
+def _require_same_names(facts: ImageFacts, train: Split, *, mapped: bool) -> None:
+    """No class has another output than the one that it was trained on.
+
+    Raises:
+        ClassesDiffer: one has; or, without a class map, the data have other classes.
+    """
+    if not facts.classes or not train.classes:
+        return
+    for name in sorted(facts.classes.keys() & train.classes.keys()):
+        if facts.classes[name] != train.classes[name]:
+            raise ClassesDiffer(
+                f"the model was trained with {name} as class {facts.classes[name]}, but the data "
+                f"have it as {train.classes[name]}",
+                where=train.place,
+                hint="correct the --class-map, or add --reset-head to train a new head",
+            )
+    if not mapped and facts.classes.keys() != train.classes.keys():
         raise ClassesDiffer(
             f"the model was trained on {len(facts.classes)} other classes, such as "
             f"{next(iter(facts.classes))}; the data have {next(iter(train.classes))}",
             where=train.place,
             hint="add --reset-head to train a new head for these classes",
         )
-    return needed, False
 
 
 def _count(train: Split) -> int | None:

@@ -162,6 +162,8 @@ def open_devices(wanted: str = "auto") -> Devices:
             f"{local_ranks} processes were started on this machine, but it has {gpus} GPUs",
             hint=f"start {gpus}, or use --device cpu",
         )
+    if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _share_cores(local_ranks)
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="no",
@@ -169,6 +171,14 @@ def open_devices(wanted: str = "auto") -> Devices:
     )
     device = torch.device(wanted) if ":" in wanted else accelerator.device
     return Devices(device, accelerator.process_index, accelerator.num_processes, accelerator)
+
+
+def _share_cores(local_ranks: int) -> None:
+    """Each rank gets its part of the cores, as under torchrun; else Accelerate guesses and warns."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, (os.cpu_count() or 1) // local_ranks)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
 
 
 def _has_mps() -> bool:
