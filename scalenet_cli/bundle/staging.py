@@ -15,8 +15,8 @@ from scalenet_cli.bundle.stopping import stop_requests
 from scalenet_cli.errors import OutputExists, OutputUnwritable
 
 
-def check_output(output: Path, *, force: bool) -> None:
-    """The output may be written.
+def check_output(output: Path, *, force: bool, foreign: bool = False) -> None:
+    """The output may be written; with ``foreign``, even where other files lie in the old bundle.
 
     Raises:
         OutputExists: it is there; with ``force``, it is there and is no bundle.
@@ -41,10 +41,10 @@ def check_output(output: Path, *, force: bool) -> None:
                 where=str(output),
                 hint="choose another -o, or remove it yourself",
             )
-        foreign = sorted({path.name for path in output.iterdir()} - listed)
-        if foreign:
+        others = foreign_files(output)
+        if others and not foreign:
             raise OutputExists(
-                f"the output holds {foreign[0]}, which is no part of the bundle; --force would "
+                f"the output holds {others[0].name}, which is no part of the bundle; --force would "
                 "remove it",
                 where=str(output),
                 hint="move it away, or choose another -o",
@@ -56,6 +56,12 @@ def check_output(output: Path, *, force: bool) -> None:
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputUnwritable(f"no permission to write in {parent}", where=str(output))
+
+
+def foreign_files(output: Path) -> list[Path]:
+    """What lies in a bundle's folder and is no part of the bundle."""
+    listed = _listed_files(output) or {MANIFEST}
+    return sorted(path for path in output.iterdir() if path.name not in listed)
 
 
 def _listed_files(output: Path) -> set[str] | None:
@@ -85,7 +91,7 @@ def check_space(output: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
+def staged_folder(output: Path, *, force: bool, foreign: bool = False) -> Iterator[Path]:
     """A sibling folder to write into; it takes the output's name when the block ends well.
 
     On any failure, Ctrl-C included, it is removed and the old state stays. A request to stop that
@@ -94,7 +100,7 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         OutputExists, OutputUnwritable: see check_output; also a full disk.
     """
-    check_output(output, force=force)
+    check_output(output, force=force, foreign=foreign)
     parent = _parent(output)
     staging: Path | None = None
     try:
@@ -103,7 +109,9 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
                 tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=parent)
             )
             yield staging
-            check_output(output, force=force)  # once more: it may have appeared meanwhile
+            check_output(
+                output, force=force, foreign=foreign
+            )  # once more: it may have appeared meanwhile
             requests.hold()
             _publish(staging, output, parent)
     except OSError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from scalenet_cli.bundle.manifest import FileEntry, Manifest
 from scalenet_cli.bundle.read import Bundle
-from scalenet_cli.bundle.staging import fsync_path, staged_folder
+from scalenet_cli.bundle.staging import foreign_files, fsync_path, staged_folder
 from scalenet_cli.bundle.tensor_files import new_files, write_file
 from scalenet_cli.bundle.write import write_manifest, write_text
 from scalenet_cli.families.sources.tensors import hold
@@ -62,7 +62,7 @@ def write_trained(
     Raises:
         OutputUnwritable: a full disk, for instance; the older bundle stays.
     """
-    with staged_folder(output, force=True) as folder:
+    with staged_folder(output, force=True, foreign=True) as folder:
         files: dict[str, FileEntry] = {}
         for name, entry in start.manifest.files.items():
             if entry.role == "carried" or (entry.role == "base" and not base):
@@ -79,5 +79,9 @@ def write_trained(
                 card = card.replace(UNCHANGED, CHANGED)
             (folder / CARD).unlink()  # a link to the start's: never written through
             files[CARD] = write_text(folder, CARD, f"{card}\n## Training\n\n{story}\n")
+        # Somebody's notes, or an evaluation's files: they stay beside the new bundle.
+        for path in foreign_files(output) if output.exists() else ():
+            if path.is_file() and path.name not in files:
+                link_file(path, folder / path.name)
         files = dict(sorted(files.items()))
         write_manifest(folder, manifest.model_copy(update={"files": files}))

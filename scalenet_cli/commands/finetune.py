@@ -1,6 +1,7 @@
 """``scalenet finetune``: trains a bundle's model; what comes out is a run with bundles in it."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scalenet_cli.commands.loading import Loaded, load_bundle
 from scalenet_cli.errors import LossNotFinite, OptionError, StoppedOnRequest
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters
+from scalenet_cli.measure.throughput import compiling
 from scalenet_cli.plan.load_training import load_training_recipe
 from scalenet_cli.plan.schema import GROUPS, Group
 from scalenet_cli.plan.training import TrainingRecipe
@@ -113,18 +115,23 @@ def _finetune(
             reporter.note("there is no run to resume yet, so a new one is started")
         devices.first(lambda: folder.create(ready.source, ready.record, ready.recipe))
     recipe, train = ready.recipe, ready.train
-    subject = replace(ready.subject, bundle=devices.alike(folder.open_start))
+    # Only the main rank reads it again: on a network disk the others may not see it yet.
+    subject = replace(ready.subject, bundle=devices.first(folder.open_start) or ready.source)
     if subject.new_head:
         reporter.note(f"the head is new: {subject.num_classes} classes, and it is trained too")
     try:
-        checkpointer = carry_out(
-            subject, recipe, train, ready.val, devices, folder, options.work, reporter
-        )
+        with compiling() if recipe.compile else nullcontext():
+            checkpointer = carry_out(
+                subject, recipe, train, ready.val, devices, folder, options.work, reporter
+            )
     except KeyboardInterrupt as interrupt:
         told = str(interrupt) or "--resume goes on from the last checkpoint"
         raise KeyboardInterrupt(told) from None
+    progress = checkpointer.progress
+    if (progress.best_top1 or 0.0) < (progress.before_top1 or 0.0):
+        reporter.note("no evaluation was better than the one before training, of RUN/start")
     devices.first(lambda: draw_curves(folder.metrics, folder.curves))
-    return _report(folder, subject, recipe, checkpointer.progress, devices, len(train))
+    return _report(folder, subject, recipe, progress, devices, len(train))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +252,8 @@ def _report(
     devices: Devices,
     num_samples: int,
 ) -> FinetuneReport:
-    last = open_bundle(folder.last).manifest.trained
+    shown = devices.first(lambda: open_bundle(folder.last).manifest.trained)
+    last = devices.gather(shown)[0]
     return FinetuneReport(
         run=str(folder.path),
         steps=progress.step,

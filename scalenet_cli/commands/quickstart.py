@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CHECKPOINT: Final = "fashion_mnist_vit"
 DATA: Final = "fashion_mnist"
 WORKERS: Final = 2
+# Of a trial: so many validation images tell that everything works.
+TRIAL_IMAGES: Final = 200
 
 
 class QuickstartReport(Report):
@@ -89,16 +91,19 @@ def _train(
         from scalenet_cli.training.session import Work
         from scalenet_cli.training.splits import DataOptions
 
-        evaluated = evaluate(checkpoint, data, how=EvalOptions(workers=WORKERS, device="cpu"))
+        workers, limit = (WORKERS, None) if max_steps is None else (0, TRIAL_IMAGES)
+        evaluated = evaluate(
+            checkpoint, data, how=EvalOptions(workers=workers, limit=limit, device="cpu")
+        )
         run = finetune(
             bundle,
-            DataOptions(str(data), workers=WORKERS),
+            DataOptions(str(data), limit_val=limit, workers=workers),
             output,
             FinetuneOptions(
                 "training/quickstart",
                 {} if max_steps is None else {"max_steps": max_steps},
                 device="cpu",
-                work=Work(workers=WORKERS),
+                work=Work(workers=workers),
             ),
             reporter,
         )

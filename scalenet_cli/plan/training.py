@@ -35,6 +35,9 @@ Pair = BeforeValidator(_pair)
 MAX_BATCH: Final = 1_000_000
 MAX_STEPS: Final = 1_000_000_000
 MAX_ERASED: Final = 1000
+# Which optimizers take two betas, and an epsilon of their own, under these names in timm.
+TAKES_BETAS: Final = ("adamw", "adam", "lamb", "lion", "nadamw")
+TAKES_EPS: Final = ("adamw", "adam", "lamb", "nadamw", "adan")
 Optimizer = Literal[
     "adamw", "adam", "sgd", "momentum", "lamb", "lion", "nadamw", "adan", "adafactor", "muon"
 ]
@@ -134,6 +137,11 @@ class TrainingRecipe(Strict):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}")
         if self.scale[0] > self.scale[1] or self.scale[1] == 0 or self.ratio[0] > self.ratio[1]:
             raise ValueError("scale and ratio are ranges: the smaller number comes first")
+        for entry, value, takers in (
+            ("opt_betas", self.opt_betas, TAKES_BETAS), ("opt_eps", self.opt_eps, TAKES_EPS),
+        ):  # fmt: skip
+            if value is not None and self.opt not in takers:
+                raise ValueError(f"{entry} is not for {self.opt}, but for {', '.join(takers)}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}"

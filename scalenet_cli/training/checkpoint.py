@@ -9,7 +9,7 @@ from scalenet_cli.bundle.trained import write_trained
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.evaluate import Evaluation
 from scalenet_cli.training.optimization import Average
-from scalenet_cli.training.parallel import assign, whole
+from scalenet_cli.training.parallel import assign, gathered
 from scalenet_cli.training.run_folder import RunFolder
 from scalenet_cli.training.state import (
     Progress,
@@ -101,15 +101,17 @@ class Checkpointer:
         Raises:
             OutputUnwritable: a full disk, for instance; the earlier checkpoint stays.
         """
-        raw = {key: whole(parameter) for key, parameter in self._trained.items()}
-        tensors, numbers = optimizer_tensors(self._optimizer, self._trained)
+        main = self._devices.is_main
+        raw = gathered(self._trained, keep=main)
+        tensors, numbers = optimizer_tensors(self._optimizer, self._trained, keep=main)
         tensors |= {f"model/{key}": tensor for key, tensor in raw.items()}
         chosen = raw
         if average is not None:
-            chosen = {key: whole(tensor) for key, tensor in average.tensors().items()}
+            chosen = gathered(average.tensors(), keep=main)
             tensors |= {f"average/{key}": tensor for key, tensor in chosen.items()}
         progress = self.progress
-        better = result is not None and result.top1 > (progress.best_top1 or -1.0)
+        best = -1.0 if progress.best_top1 is None else progress.best_top1
+        better = result is not None and result.top1 > best
         self._metrics = {}
         if result is not None:
             self._metrics = {"top1": result.top1, "top5": result.top5, "val_loss": result.loss}

@@ -1,7 +1,7 @@
 """Which device and which rank this process is. Accelerate starts and names them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,7 +29,6 @@ class Devices:
     device: torch.device
     rank: int
     num_ranks: int
-    accelerator: Accelerator
 
     @property
     def is_main(self) -> bool:
@@ -162,19 +161,30 @@ def open_devices(wanted: str = "auto") -> Devices:
             f"{local_ranks} processes were started on this machine, but it has {gpus} GPUs",
             hint=f"start {gpus}, or use --device cpu",
         )
-    if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # Accelerate would keep the device of the first call for the life of the process.
+        return Devices(torch.device(_best(available) if wanted == "auto" else wanted), 0, 1)
+    if colon:
+        raise DeviceUnavailable(
+            f"--device {wanted} names one device, but there are several processes",
+            hint=f"--device {kind}: each process takes the one of its local rank",
+        )
+    if on_cpu:
         _share_cores(local_ranks)
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=SILENCE)],
     )
-    device = torch.device(wanted) if ":" in wanted else accelerator.device
-    return Devices(device, accelerator.process_index, accelerator.num_processes, accelerator)
+    return Devices(accelerator.device, accelerator.process_index, accelerator.num_processes)
+
+
+def _best(available: Mapping[str, bool]) -> str:
+    return next((kind for kind in ("cuda", "mps") if available[kind]), "cpu")
 
 
 def _share_cores(local_ranks: int) -> None:
-    """Each rank gets its part of the cores, as under torchrun; else Accelerate guesses and warns."""
+    """Each rank gets its part of the cores, as under torchrun; Accelerate would guess and warn."""
     if "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, (os.cpu_count() or 1) // local_ranks)
         os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -1,7 +1,6 @@
 """Which samples a split has, as a digest that does not depend on where the data lie."""
 
 import hashlib
-from pathlib import Path
 
 from scalenet_cli.training.run_folder import SplitRecord
 from scalenet_cli.training.splits import Split
@@ -13,6 +12,6 @@ def split_record(split: Split) -> SplitRecord:
     targets = split.targets()
     if targets is not None:
         for index, target in enumerate(targets):
-            name = Path(split.name(index)).name
+            name = split.name(index).removeprefix(split.place)
             digest.update(f"{name} {target}\n".encode(errors="surrogateescape"))
     return SplitRecord(num_samples=len(split), digest=digest.hexdigest())

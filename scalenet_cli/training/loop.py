@@ -173,7 +173,8 @@ class Trainer:
                 torch.autograd.backward(self._scaler.scale(loss))
             total += loss.detach()
         norm = self._apply()
-        lr = float(self._optimizer.param_groups[0]["lr"])
+        group = self._optimizer.param_groups[0]
+        lr = float(group["lr"] / group.get("lr_scale", 1.0))  # before layer decay
         self._pending.append((step + 1, StepResult(total, norm), lr))
 
     def _apply(self) -> torch.Tensor:
@@ -183,7 +184,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self._trained.values(), limit)
         if isinstance(norm, torch.distributed.tensor.DTensor):
             norm = norm.full_tensor()
-        if self._scaler.is_enabled() or bool(torch.isfinite(norm)) or norm.device.type != "cpu":
+        if self._scaler.is_enabled() or norm.device.type != "cpu" or bool(torch.isfinite(norm)):
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)

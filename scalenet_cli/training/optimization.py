@@ -47,10 +47,9 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe, *, fused: bool) ->
     )
 
 
-def build_schedule(optimizer: Any, recipe: TrainingRecipe, steps: int, per_epoch: int) -> Any:
+def build_schedule(optimizer: Any, recipe: TrainingRecipe, steps: int) -> Any:
     """Linear warm-up, then a cosine down to ``min_lr`` at the last step; a function of the step."""
-    whole = steps if recipe.max_steps is not None else recipe.epochs * per_epoch
-    warmup = min(round(recipe.warmup_share * whole), max(steps - 1, 0))
+    warmup = min(round(recipe.warmup_share * steps), max(steps - 1, 0))
     return CosineLRScheduler(
         optimizer,
         t_initial=steps,

@@ -80,6 +80,17 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return full.detach().to("cpu", copy=True).contiguous()
 
 
+def gathered(tensors: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
+    """All tensors whole, on the CPU of the rank that keeps them; others only give their shards."""
+    found = {}
+    for key, tensor in tensors.items():
+        if keep or isinstance(tensor, DTensor):
+            full = whole(tensor)
+            if keep:
+                found[key] = full
+    return found
+
+
 def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """A whole tensor, cut as another one is."""
     if isinstance(target, DTensor):

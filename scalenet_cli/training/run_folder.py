@@ -35,7 +35,10 @@ class SplitRecord(Strict):
     """Which samples a split has, wherever its folder lies."""
 
     num_samples: int
-    digest: str = Field(description="sha256 of the samples' names below the split, and targets")
+    digest: str = Field(
+        description="sha256 of the classes and, of folders and tars, of the samples' names below "
+        "the split and their targets"
+    )
 
 
 class RunRecord(Strict):
@@ -201,7 +204,12 @@ class RunFolder:
         """Forgets lines of steps that will be done again, and folders that were never finished."""
         with self.metrics.open("ab") as file:
             file.truncate(num_bytes)
-        for stale in self.path.glob(".*.partial"):
+        for bundle in (self.last, self.best):
+            # Where names cannot change places in one step, a kill may fall between two renames.
+            for kept in self.path.glob(f".{bundle.name}.*.old/bundle"):
+                if not bundle.exists():
+                    kept.rename(bundle)
+        for stale in (*self.path.glob(".*.partial"), *self.path.glob(".*.old")):
             shutil.rmtree(stale, ignore_errors=True)
 
     def append(self, path: Path, values: dict[str, Any]) -> int:

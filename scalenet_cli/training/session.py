@@ -64,7 +64,7 @@ def carry_out(
         NoBatch: the data are smaller than one batch.
     """
     micro_batch = check_batch(recipe, len(train), devices, work, train.place)
-    _prepare_libraries(recipe)
+    _prepare_libraries(recipe, devices)
     model = subject.model.float().to(devices.device)
     _prepare_model(model, subject, recipe, devices)
     trained_keys = freeze(model, dict(subject.groups), subject.train)
@@ -73,7 +73,7 @@ def carry_out(
     schedule = Schedule(recipe, len(train) // recipe.batch_size)
     optimizer = build_optimizer(model, recipe, fused=not parallel.sharded)
     steps = schedule.last_step
-    lr_schedule = build_schedule(optimizer, recipe, steps, schedule.steps_per_epoch)
+    lr_schedule = build_schedule(optimizer, recipe, steps)
     scaler = torch.amp.GradScaler(devices.device.type, enabled=recipe.precision == "fp16")
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)
     checkpointer = Checkpointer(folder, subject, trained, optimizer, scaler, devices)
@@ -129,7 +129,7 @@ def check_batch(
     return share
 
 
-def _prepare_libraries(recipe: TrainingRecipe) -> None:
+def _prepare_libraries(recipe: TrainingRecipe, devices: Devices) -> None:
     # Pillow warns of images from 90 million pixels on, and refuses twice as many.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     seed_everything(recipe.seed, "start")
@@ -138,6 +138,8 @@ def _prepare_libraries(recipe: TrainingRecipe) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+    elif devices.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it, as in timm
 
 
 def _prepare_model(

@@ -16,7 +16,7 @@ from scalenet_cli.bundle.tensor_files import TensorFile, write_file
 from scalenet_cli.errors import RunStateDamaged
 from scalenet_cli.families.sources.tensors import hold
 from scalenet_cli.plan.schema import Strict
-from scalenet_cli.training.parallel import like, whole
+from scalenet_cli.training.parallel import gathered, like
 
 TENSORS: Final = "tensors.safetensors"
 RECORD: Final = "state.json"
@@ -46,7 +46,7 @@ class _Record(Strict):
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, trained: dict[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer, trained: dict[str, torch.nn.Parameter], *, keep: bool
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]]]:
     """Every tensor and every number of the optimizer's state, by the key of its parameter."""
     tensors: dict[str, torch.Tensor] = {}
@@ -54,13 +54,13 @@ def optimizer_tensors(
     for key, parameter in trained.items():
         for name, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer/{key}/{name}"] = whole(value)
+                tensors[f"optimizer/{key}/{name}"] = value
             elif value is not None:
                 numbers.setdefault(key, {})[name] = value
     for order, group in enumerate(optimizer.param_groups):
         if "step" in group:  # of timm's LAMB and Adan, which count once for all
             numbers[f"group {order}"] = {"step": float(group["step"])}
-    return tensors, numbers
+    return gathered(tensors, keep=keep), numbers
 
 
 def restore_optimizer(

@@ -28,6 +28,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_bundle_and_its_source_with_the_plan_are_the_same_models(
     bundle: Path, vit_checkpoint: Path, run: Run, plan_file: Callable[..., Path]
 ) -> None:

@@ -18,7 +18,7 @@ from scalenet_cli.cli.app import main
 from scalenet_cli.cli.progress import TerminalReporter
 from scalenet_cli.training.evaluate import Evaluation
 from tests.training.children import Child, Server, as_rank, free_port
-from tests.training.runs import RECIPE, contents, metrics
+from tests.training.runs import RECIPE, contents, metrics, slow
 
 SHORT = {**RECIPE, "epochs": 2, "save_steps": 3}
 MINUTE = 60
@@ -118,8 +118,8 @@ def story(child: Child) -> list[str]:
     ("event", "says"),
     [
         (fill_the_disk, "error[output-unwritable]: writing failed: File too large"),
-        (fill_the_disk_with_a_bundle, "error[output-unwritable]: writing failed: File too large"),
-        (lock, ("error[output-unwritable]: no permission", "error[system]: Permission denied")),
+        slow(fill_the_disk_with_a_bundle, "error[output-unwritable]: writing failed: File too l"),
+        slow(lock, ("error[output-unwritable]: no permission", "error[system]: Permission den")),
         (kill_a_worker, "error[worker-lost]: a process that loads data has ended: "),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

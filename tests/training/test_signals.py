@@ -16,7 +16,7 @@ import pytest
 from scalenet_cli.cli.app import main
 from scalenet_cli.cli.progress import TerminalReporter
 from tests.training.children import Child, Server, as_rank, free_port
-from tests.training.runs import RECIPE, contents, metrics
+from tests.training.runs import RECIPE, contents, metrics, slow
 
 SHORT = {**RECIPE, "epochs": 2, "save_steps": 3, "ema_decay": 0.9}
 STEPS = 8
@@ -65,7 +65,7 @@ def resume(server: Server, bundle: Path, data: Path, run: Path) -> Child:
 
 
 # In mid-epoch; where an evaluation and a checkpoint are due anyway.
-CASES = [(signal.SIGTERM, 2), (signal.SIGUSR1, 4), (signal.SIGINT, 5)]
+CASES = [(signal.SIGTERM, 2), slow(signal.SIGUSR1, 4), (signal.SIGINT, 5)]
 
 
 @pytest.mark.parametrize(("number", "step"), CASES)
