@@ -106,7 +106,8 @@ def as_rank(rank: int, num_ranks: int, port: int) -> Iterator[None]:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     yield
-    distributed.destroy_process_group()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _serve(connection: Connection) -> NoReturn:
