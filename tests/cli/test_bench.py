@@ -54,6 +54,7 @@ def test_tables(bundle: Path, run: Run) -> None:
     assert "training step" not in brief
 
 
+@pytest.mark.slow
 def test_a_language_model(decoder: Path, run: Run, plan_file: Callable[..., Path]) -> None:
     arguments = ("bench", decoder, "--plan", plan_file(), *QUICK, "--input-size", 9, "--json")
     result = run(*arguments)
