@@ -189,7 +189,7 @@ def quickstart(facts: "QuickstartReport") -> None:
             ("stored parameters", before.stored, *[after.stored] * 2),
             ("MACs per image", facts.base_flops.macs, *[facts.flops.macs] * 2),
             (
-                "top-1, %",
+                f"top-1 of {facts.num_images:,} images, %",
                 *(f"{top1:.2f}" for top1 in (facts.base_top1, facts.before_top1, facts.after_top1)),
             ),
         ],

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from scalenet_cli.bundle.read import is_bundle, read_manifest
+from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.commands.bench_report import BenchReport
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import ArchitectureMismatch, OptionError
 from scalenet_cli.plan.load import load_plan
 
 if TYPE_CHECKING:
-    import torch
-
     from scalenet_cli.commands.opening import Described
     from scalenet_cli.plan.load import PlanDocument
     from scalenet_cli.plan.schema import ExpansionPlan
@@ -82,6 +80,7 @@ def bench(
     import torch
 
     from scalenet_cli.commands.bench_session import Setup, run_session
+    from scalenet_cli.training.devices import find_device
 
     device = find_device(how.device)
     described = _describe(target, options, document, how.input_size)
@@ -94,28 +93,6 @@ def bench(
             target, plan, described, _plan_of(target, document), how, device, options.seed
         )
         return run_session(setup, progress)
-
-
-def find_device(wanted: Device) -> "torch.device":
-    """The device of that kind; the fastest that is there for ``auto``.
-
-    Raises:
-        OptionError: there is none.
-    """
-    import torch
-
-    found = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted != "auto" and not found[wanted]:
-        raise OptionError(
-            f"--device {wanted}: PyTorch {torch.__version__} finds no such device here",
-            hint=f"there is: {', '.join(kind for kind, there in found.items() if there)}",
-        )
-    first = next(kind for kind, there in found.items() if there)
-    return torch.device(first if wanted == "auto" else wanted)
 
 
 def _describe(
@@ -134,7 +111,8 @@ def _describe(
 def _plan_of(target: str, document: "PlanDocument | None") -> "ExpansionPlan | None":
     if document is not None:
         return document.plan
-    return read_manifest(Path(target)).plan if is_bundle(Path(target)) else None
+    folder = bundle_folder(Path(target))
+    return read_manifest(folder).plan if is_bundle(folder) else None
 
 
 @contextmanager

@@ -31,14 +31,13 @@ from scalenet_cli.measure.throughput import (
     Step,
     TrainingStep,
     Work,
-    compile_blocks,
-    compiling,
-    explaining_out_of_memory,
     inference_step,
     make_work,
     take_turns,
 )
 from scalenet_cli.plan.schema import ExpansionPlan
+from scalenet_cli.training.compiling import compile_blocks, compiling
+from scalenet_cli.training.failures import explained
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.bench import BenchOptions, Pass, Progress
@@ -89,7 +88,8 @@ def run_session(setup: Setup, progress: "Progress | None" = None) -> BenchReport
         raise OptionError("--input-size 1: a single token has no next one to be trained on")
     defaults = _SEQUENCES if is_sequence else _IMAGES
     batch_size = setup.how.batch_size or defaults[setup.device.type]
-    with explaining_out_of_memory(batch_size), compiling():
+    lower = "--batch-size" if batch_size > 1 else "--input-size, or give --inference-only"
+    with explained(memory=f"lower {lower}", worker=f"lower {lower}"), compiling():
         work = _place(setup, variants, batch_size, shape[-1])
         passes = {
             name: _measure(setup, name, variants, work, flops[name], progress)

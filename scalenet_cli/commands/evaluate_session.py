@@ -1,7 +1,7 @@
 """One run of ``scalenet eval``: a model and a split on a device, counted and reported."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,11 @@ from scalenet_cli.commands.result_files import (
     write_csv,
     write_parquet,
 )
-from scalenet_cli.errors import ClassesDiffer, OptionError, ScalenetError, SystemFailure
-from scalenet_cli.measure.throughput import compile_blocks, compiling, explaining_out_of_memory
+from scalenet_cli.errors import ClassesDiffer, OptionError
+from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.devices import Devices, open_devices
 from scalenet_cli.training.evaluate import Evaluation, evaluate, evaluation_loader
+from scalenet_cli.training.failures import explained
 from scalenet_cli.training.predictions import Predictions, Recorder
 from scalenet_cli.training.preprocessing import resolve_preprocessing
 from scalenet_cli.training.samples import Batch
@@ -54,7 +55,7 @@ def run_evaluation(
 ) -> EvalReport:
     """Opens, evaluates, writes and reports; see evaluate."""
     with _joined(how.device) as devices:
-        session = _together(devices, lambda: _open(target, data, how, options, devices))
+        session = devices.alike(lambda: _open(target, data, how, options, devices))
         return _run(session, progress)
 
 
@@ -74,28 +75,6 @@ def _open(
     split = open_split(wanted, how.split, limit=how.limit, channels=channels)
     _check_classes(opened, split, mapped=how.class_map is not None)
     return Session(target, opened, split, config, devices, how)
-
-
-def _together(devices: Devices, work: Callable[[], Session]) -> Session:
-    """Does something on every rank; all end where one fails, and a message is told once.
-
-    Raises:
-        ScalenetError: what the work raised, on the first rank of those where it says the same.
-        SystemExit: with its exit status, on the others.
-    """
-    session, failure = None, None
-    try:
-        session = work()
-    except ScalenetError as error:
-        failure = error
-    found = devices.gather(None if failure is None else (str(failure), failure.exit_code))
-    told = [each[0] for each in found[: devices.rank] if each]
-    if failure is not None and str(failure) not in told:
-        raise failure
-    status = next((each[1] for each in found if each), None)
-    if session is None or status is not None:
-        raise SystemExit(status)
-    return session
 
 
 @contextmanager
@@ -165,7 +144,8 @@ def _evaluate(session: Session, recorder: Recorder, progress: "Progress | None")
         workers=_workers(session),
     )
     compiled = compiling() if how.compile else nullcontext()
-    with explaining_out_of_memory(how.batch_size), compiled, _explaining_workers():
+    advice = f"use a smaller --batch-size than {how.batch_size}"
+    with explained(memory=advice, worker=f"{advice}, or fewer --workers"), compiled:
         model.to(devices.device)
         if how.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -198,24 +178,6 @@ def _ticking(loader: Iterable[Batch], total: int, progress: "Progress | None") -
         yield batch
         if progress is not None:
             progress(done, total)
-
-
-@contextmanager
-def _explaining_workers() -> Iterator[None]:
-    """A process that reads images can be killed, mostly for want of memory.
-
-    Raises:
-        SystemFailure: in place of PyTorch's error.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise SystemFailure(
-            f"a process that reads images ended: {str(error).splitlines()[0]}",
-            hint="lower --workers or --batch-size",
-        ) from None
 
 
 def _labels(session: Session) -> list[str]:

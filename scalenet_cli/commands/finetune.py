@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scalenet_cli import __version__
 from scalenet_cli.bundle.manifest import Manifest
@@ -15,11 +15,11 @@ from scalenet_cli.commands.loading import Loaded, load_bundle
 from scalenet_cli.errors import LossNotFinite, OptionError, StoppedOnRequest
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters
-from scalenet_cli.measure.throughput import compiling
 from scalenet_cli.plan.load_training import load_training_recipe
 from scalenet_cli.plan.schema import GROUPS, Group
 from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.training.checkpoint import RunningProgress
+from scalenet_cli.training.compiling import compiling
 from scalenet_cli.training.curves import draw_curves
 from scalenet_cli.training.devices import Devices, open_devices
 from scalenet_cli.training.failures import explained
@@ -32,6 +32,12 @@ from scalenet_cli.training.run_folder import RunFolder, RunRecord
 from scalenet_cli.training.session import Work, carry_out, check_batch
 from scalenet_cli.training.splits import DataOptions, Split
 from scalenet_cli.training.subject import Subject, fill_new_head
+
+_MEMORY_HINT: Final = (
+    "a larger --accumulate with the same --batch-size, --gradient-checkpointing, or --precision "
+    "bf16; for evaluation a smaller --eval-batch-size"
+)
+_WORKER_HINT: Final = "use fewer --workers, or --workers 0; then add --resume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ def finetune(
     options, reporter = options or FinetuneOptions(), reporter or Quiet()
     devices = open_devices(options.device)
     try:
-        with explained():
+        with explained(memory=_MEMORY_HINT, worker=_WORKER_HINT):
             return _finetune(bundle, data, RunFolder(Path(output)), options, devices, reporter)
     except (LossNotFinite, StoppedOnRequest) as error:
         if devices.is_main:

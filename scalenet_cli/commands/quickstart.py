@@ -33,6 +33,7 @@ class QuickstartReport(Report):
     output: str
     base_parameters: ParameterReport
     base_flops: FlopReport
+    num_images: int
     base_top1: float
     parameters: ParameterReport
     flops: FlopReport
@@ -67,6 +68,7 @@ def quickstart(
         output=str(output),
         base_parameters=count_params(str(checkpoint)),
         base_flops=flops(str(checkpoint)),
+        num_images=evaluated.num_images,
         base_top1=evaluated.top1,
         parameters=count_params(start),
         flops=flops(start),

@@ -1,18 +1,14 @@
 """Seconds per pass of several models, taken in turn."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, TypeVar, final
 
 import torch
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed
-from torch._inductor.exc import InductorError
 from torch.nn import functional as F
 
-from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
 
 Step = Callable[[], None]
@@ -21,9 +17,6 @@ N = TypeVar("N", bound=str)
 
 # Small, so that values stay finite however many steps are taken.
 _LEARNING_RATE: Final = 1e-5
-_MANY: Final = 10**6
-# What PyTorch says: CUDA and MPS in one class or text each, the CPU's allocator in a RuntimeError.
-_OUT_OF_MEMORY: Final = ("out of memory", "not enough memory", "DefaultCPUAllocator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,51 +147,3 @@ def synchronize(device: torch.device) -> None:
     """Everything that was asked of the device is done."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def compile_blocks(model: nn.Module, family: Family) -> None:
-    """Every block is compiled on its own, in place, on its first run; see :func:`compiling`."""
-    for stage in family.stages(model):
-        for block in model.get_submodule(stage.path).children():
-            block.compile(dynamic=False)
-
-
-@contextmanager
-def compiling() -> Iterator[None]:
-    """Compiled blocks run as such inside, however many kinds of them there are.
-
-    Raises:
-        OptionError: PyTorch cannot compile here.
-    """
-    # Every drop path rate, and every variant, is a version of one and the same code. Beyond its
-    # limits PyTorch would go on without compiling, and the figures would be of something else.
-    limits = {"recompile_limit": _MANY, "accumulated_recompile_limit": _MANY}
-    try:
-        with torch._dynamo.config.patch(limits):
-            yield
-    except (BackendCompilerFailed, InductorError) as error:
-        raise OptionError(
-            f"--compile: PyTorch cannot compile here: {error}",
-            hint="leave out --compile, or install a C++ compiler (CPU) or triton (CUDA)",
-        ) from None
-
-
-@contextmanager
-def explaining_out_of_memory(batch_size: int) -> Iterator[None]:
-    """Lack of memory, on whatever device, is the batch's fault.
-
-    Raises:
-        OptionError: in place of PyTorch's error.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(text in str(error) for text in _OUT_OF_MEMORY):
-            raise
-        raise OptionError(
-            f"--batch-size {batch_size}: out of memory",
-            hint="lower --batch-size"
-            if batch_size > 1
-            else "lower --input-size, or give --inference-only",
-        ) from None

@@ -1,13 +1,19 @@
 """torch.compile of each block, so that blocks of one kind share their graphs."""
 
-from typing import final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, final
 
 import torch
 from timm.layers import DropPath
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InductorError
 
+from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
-from scalenet_cli.plan.layout import Layout
+
+_MANY: Final = 10**6
 
 
 @final
@@ -33,9 +39,13 @@ class TensorDropPath(nn.Module):
         return x * (kept / self.keep).to(x.dtype)
 
 
-def compile_blocks(model: nn.Module, layout: Layout, family: Family) -> None:
-    """Every block is compiled when it first runs: one graph per kind of block and mode."""
-    blocks = [model.get_submodule(f"{stage.path}.{slot.position}") for stage, slot in layout]
+def compile_blocks(model: nn.Module, family: Family) -> None:
+    """Every block is compiled when it first runs: one graph per kind of block and mode.
+
+    See :func:`compiling`.
+    """
+    stages = [model.get_submodule(stage.path) for stage in family.stages(model)]
+    blocks = [block for stage in stages for block in stage.children()]
     if any(isinstance(module, DropPath) for block in blocks for module in block.modules()):
         for block in blocks:
             _put_rates_in_tensors(block, family)
@@ -49,3 +59,23 @@ def _put_rates_in_tensors(block: nn.Module, family: Family) -> None:
         old = block.get_submodule(part)
         rate = float(old.drop_prob) if isinstance(old, DropPath) else 0.0
         block.set_submodule(part, TensorDropPath(rate, device).train(old.training))
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Compiled blocks run as such inside, however many kinds of them there are.
+
+    Raises:
+        OptionError: PyTorch cannot compile here.
+    """
+    # Every drop path rate, and every variant, is a version of one and the same code. Beyond its
+    # limits PyTorch would go on without compiling, and the figures would be of something else.
+    limits = {"recompile_limit": _MANY, "accumulated_recompile_limit": _MANY}
+    try:
+        with torch._dynamo.config.patch(limits):
+            yield
+    except (BackendCompilerFailed, InductorError) as error:
+        raise OptionError(
+            f"--compile: PyTorch cannot compile here: {error}",
+            hint="leave out --compile, or install a C++ compiler (CPU) or triton (CUDA)",
+        ) from None

@@ -1,7 +1,7 @@
 """Which device and which rank this process is. Accelerate starts and names them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -104,12 +104,6 @@ class Devices:
             raise SystemExit(status)
         return result
 
-    def wait(self) -> None:
-        """Until every rank is here."""
-        if self.num_ranks > 1:
-            with answered():
-                distributed.barrier()
-
 
 @contextmanager
 def answered() -> Iterator[None]:
@@ -138,49 +132,60 @@ def is_lost_rank(error: BaseException) -> bool:
     )
 
 
-def open_devices(wanted: str = "auto") -> Devices:
-    """The device of this process; joins its peers where a launcher started several.
+def find_device(wanted: str = "auto") -> torch.device:
+    """The device of that name; of ``auto`` the fastest kind that is there.
 
     Raises:
-        DeviceUnavailable: CUDA or MPS was asked for and is not there.
+        DeviceUnavailable: there is none.
     """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
     kind, colon, index = wanted.partition(":")
     numbered = not colon or (index.isdecimal() and int(index) < max(torch.cuda.device_count(), 1))
-    if wanted != "auto" and not (available.get(kind, False) and numbered):
+    if not (available.get(kind, False) and numbered):
         names = ", ".join(name for name, there in available.items() if there)
         raise DeviceUnavailable(
             f"--device {wanted} was asked for, but PyTorch finds none here",
             hint=f"available: {names}; torch {torch.__version__} was built for "
             f"{'CUDA ' + str(torch.version.cuda) if torch.version.cuda else 'the CPU'}",
         )
+    return torch.device(wanted)
+
+
+def open_devices(wanted: str = "auto") -> Devices:
+    """The device of this process; joins its peers where a launcher started several.
+
+    Raises:
+        DeviceUnavailable: CUDA or MPS was asked for and is not there.
+    """
+    device = find_device(wanted)
     local_ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    on_cpu = kind == "cpu" or (wanted == "auto" and not available["cuda"] and not available["mps"])
-    if not on_cpu and available["cuda"] and local_ranks > gpus:
+    if device.type == "cuda" and local_ranks > gpus:
         raise DeviceUnavailable(
             f"{local_ranks} processes were started on this machine, but it has {gpus} GPUs",
             hint=f"start {gpus}, or use --device cpu",
         )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         # Accelerate would keep the device of the first call for the life of the process.
-        return Devices(torch.device(_best(available) if wanted == "auto" else wanted), 0, 1)
-    if colon:
+        return Devices(device, 0, 1)
+    if device.index is not None:
         raise DeviceUnavailable(
             f"--device {wanted} names one device, but there are several processes",
-            hint=f"--device {kind}: each process takes the one of its local rank",
+            hint=f"--device {device.type}: each process takes the one of its local rank",
         )
-    if on_cpu:
+    if device.type == "cpu":
         _share_cores(local_ranks)
     accelerator = Accelerator(
-        cpu=on_cpu,
+        cpu=device.type == "cpu",
         mixed_precision="no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=SILENCE)],
     )
     return Devices(accelerator.device, accelerator.process_index, accelerator.num_processes)
-
-
-def _best(available: Mapping[str, bool]) -> str:
-    return next((kind for kind in ("cuda", "mps") if available[kind]), "cpu")
 
 
 def _share_cores(local_ranks: int) -> None:
@@ -189,7 +194,3 @@ def _share_cores(local_ranks: int) -> None:
         threads = max(1, (os.cpu_count() or 1) // local_ranks)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
-
-
-def _has_mps() -> bool:
-    return torch.backends.mps.is_available()

@@ -9,12 +9,15 @@ import torch
 from scalenet_cli.errors import OptionError, WorkerLost
 
 _WORKER: Final = ("dataloader worker", "shared memory", "unable to write to file </torch_")
-_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory")
+# What PyTorch says: CUDA and MPS in one class or text each, the CPU's allocator in a RuntimeError.
+_MEMORY: Final = (
+    "out of memory", "can't allocate memory", "not enough memory", "defaultcpuallocator",
+)  # fmt: skip
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Work that loads data and runs a model.
+def explained(*, memory: str, worker: str) -> Iterator[None]:
+    """Work that loads data and runs a model; the hints say what to do about either.
 
     Raises:
         WorkerLost: a process that loads data was killed, or found no shared memory.
@@ -22,18 +25,16 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         text = " ".join(str(error).split())
-        if isinstance(error, torch.OutOfMemoryError) or any(w in text.lower() for w in _MEMORY):
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if full or any(words in text.lower() for words in _MEMORY):
             raise OptionError(
-                f"the batch does not fit into the memory: {text[:200]}",
-                hint="a larger --accumulate with the same --batch-size, --gradient-checkpointing, "
-                "or --precision bf16; for evaluation a smaller --eval-batch-size",
+                f"the batch does not fit into the memory: {text[:200]}", hint=memory
             ) from None
         if any(words in text.lower() for words in _WORKER):
             raise WorkerLost(
                 f"a process that loads data has ended: {text[:200]}",
-                hint="memory or /dev/shm may be too small: use fewer --workers, or --workers 0; "
-                "then add --resume",
+                hint=f"memory or /dev/shm may be too small: {worker}",
             ) from None
         raise

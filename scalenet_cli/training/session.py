@@ -152,7 +152,7 @@ def _prepare_model(
     if recipe.gradient_checkpointing:
         subject.family.checkpoint_gradients(model)
     if recipe.compile:
-        compile_blocks(model, subject.layout, subject.family)
+        compile_blocks(model, subject.family)
 
 
 def _training_loader(

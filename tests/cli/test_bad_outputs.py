@@ -204,30 +204,26 @@ def _only_rename(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
         monkeypatch.setattr(staging, "_exchange", lambda *_: False)
 
 
-@pytest.mark.parametrize("old", [False, True], ids=["new", "replaced"])
+def _moments(calls: dict[str, tuple[int, ...]]) -> list[tuple[bool, str, int]]:
+    """Which call fails, with and without an old output; only an old one is renamed as well."""
+    every = [(name, number) for name, numbers in calls.items() for number in numbers]
+    moments = [(old, *call) for old in (False, True) for call in every]
+    return [moment for moment in moments if moment != (False, "rename", 2)]
+
+
 @pytest.mark.parametrize(
-    ("function", "number", "failure", "says"),
-    [
-        ("write", 1, FULL, "No space left"),
-        ("write", 30, FULL, "No space left"),
-        ("write", 70, FULL, "No space left"),
-        ("fsync", 1, BROKEN, "Input/output error"),
-        ("fsync", 3, BROKEN, "Input/output error"),
-        ("fsync", 5, BROKEN, "Input/output error"),
-        ("fsync", 6, BROKEN, "Input/output error"),
-        ("rename", 1, BROKEN, "Input/output error"),
-        ("rename", 2, BROKEN, "Input/output error"),
-    ],
-    ids=lambda value: str(value)[-20:],
+    ("old", "function", "number"),
+    _moments({"write": (1, 30, 70), "fsync": (1, 3, 5, 6), "rename": (1, 2)}),
 )
 def test_a_disk_that_fails_on_the_way_leaves_the_old_state(
     run: Run, work: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, old: bool, function: str,
-    number: int, failure: OSError, says: str,
+    number: int,
 ) -> None:  # fmt: skip
+    failure, says = (
+        (FULL, "No space left") if function == "write" else (BROKEN, "Input/output error")
+    )
     if old:
         _bundle(work / "out", whole)
-    elif (function, number) == ("rename", 2):
-        pytest.skip("a new output is renamed once")
     _only_rename(monkeypatch, function)
     monkeypatch.setattr(os, function, Nth(getattr(os, function), failure, number))
     arguments = expand(work, "--force") if old else expand(work)
@@ -235,20 +231,16 @@ def test_a_disk_that_fails_on_the_way_leaves_the_old_state(
     refuse(run, work, *arguments, status=DATA, code="output-unwritable", says=found)
 
 
-@pytest.mark.parametrize("old", [False, True], ids=["new", "replaced"])
 @pytest.mark.parametrize(
-    ("function", "number"),
-    [("write", 1), ("write", 40), ("fsync", 1), ("fsync", 4), ("fsync", 6), ("rename", 1),
-     ("rename", 2)],
-)  # fmt: skip
+    ("old", "function", "number"),
+    _moments({"write": (1, 40), "fsync": (1, 4, 6), "rename": (1, 2)}),
+)
 def test_ctrl_c_at_any_moment_leaves_the_old_state(
     run: Run, work: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, old: bool, function: str,
     number: int,
 ) -> None:  # fmt: skip
     if old:
         _bundle(work / "out", whole)
-    elif (function, number) == ("rename", 2):
-        pytest.skip("a new output is renamed once")
     before = snapshot(work)
     _only_rename(monkeypatch, function)
     monkeypatch.setattr(os, function, Nth(getattr(os, function), KeyboardInterrupt(), number))

@@ -1,6 +1,7 @@
 """``scalenet bench``: tables for people, JSON for pipelines, one clear error for all else."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def test_a_language_model(decoder: Path, run: Run, plan_file: Callable[..., Path
     assert floor["trainable"] < scaled["trainable"] < base["trainable"] < untied["trainable"]
 
 
+def test_a_run_is_its_best_bundle(bundle: Path, run: Run, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(bundle, run_folder / "best")
+    result = run("bench", run_folder, *QUICK, "--inference-only", "--json")
+    variants = json.loads(result.stdout)["inference"]["variants"]
+    assert [row["name"] for row in variants] == ["base", "scaled", "floor", "untied"]
+
+
 def test_threads_and_random_numbers_stay_as_they_were(bundle: Path, run: Run) -> None:
     before, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(2)
@@ -86,7 +95,7 @@ def test_threads_and_random_numbers_stay_as_they_were(bundle: Path, run: Run) ->
     ("arguments", "says"),
     [
         (("--inference-only", "--train-only"), ("nothing to measure",)),
-        (("--batch-size", 2**20), ("--batch-size 1048576: out of memory", "lower --batch-size")),
+        (("--batch-size", 2**20), ("does not fit into the memory", "lower --batch-size")),
         (("--input-size", 1), ("1",)),
         (("--arch", "vit_tiny_patch16_224"), ("--arch",)),
     ],
@@ -110,9 +119,9 @@ def test_a_device_that_is_not_there(
     run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    says = ("--device cuda", "there is:", "cpu")
+    says = ("--device cuda", "available: cpu")
     arguments = ("bench", bundle, "--device", "cuda")
-    refuse(run, bundle, *arguments, status=USAGE, code="option", says=says)
+    refuse(run, bundle, *arguments, status=USAGE, code="device-unavailable", says=says)
 
 
 def test_memory_of_a_device_that_runs_out(
