@@ -128,16 +128,23 @@ def recipe_keys() -> str:
     return table(("key", "values", "default", "meaning"), rows)
 
 
-def training_keys() -> str:
-    """Every key of a training recipe, with the flag of ``finetune`` that sets it."""
-    from scalenet_cli.plan.training import TrainingRecipe
+def training_keys(task: Literal["common", "images", "language"]) -> str:
+    """The keys of all training recipes, or a task's own, with their flags of ``finetune``."""
+    from scalenet_cli.plan.training import RECIPES, TrainingRecipe
 
+    common = TrainingRecipe.model_fields
+    recipe = TrainingRecipe if task == "common" else RECIPES[task]
+    own = [
+        name
+        for name, field in recipe.model_fields.items()
+        if task == "common" or name not in common or field.default != common[name].default
+    ]
     flags = {p.name.removesuffix("_blocks"): p.opts[0] for p in commands()["finetune"].params}
     rows = []
-    for name, field in TrainingRecipe.model_fields.items():
-        key, values, default, meaning = _row(TrainingRecipe, name, field, "")
+    for name in own:
+        key, values, default, meaning = _row(recipe, name, recipe.model_fields[name], "")
         flag = f"`{flags[name]}`" if name in flags else "`--set`"
-        rows.append((key, "-" if name == "version" else flag, values, default, meaning))
+        rows.append((key, "-" if name in ("version", "task") else flag, values, default, meaning))
     return table(("key", "flag", "values", "default", "meaning"), rows)
 
 

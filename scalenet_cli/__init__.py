@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from scalenet_cli.commands.evaluate import evaluate as evaluate
     from scalenet_cli.commands.expand import ExpandReport as ExpandReport
     from scalenet_cli.commands.expand import expand_checkpoint as expand_checkpoint
-    from scalenet_cli.commands.finetune import FinetuneOptions as FinetuneOptions
     from scalenet_cli.commands.finetune import finetune as finetune
+    from scalenet_cli.commands.finetune_setup import FinetuneOptions as FinetuneOptions
     from scalenet_cli.commands.inspection import check_plan as check_plan
     from scalenet_cli.commands.inspection import inspect as inspect
     from scalenet_cli.commands.loading import expand_module as expand_module
@@ -30,22 +30,24 @@ if TYPE_CHECKING:
     from scalenet_cli.plan.load import parse_plan as parse_plan
     from scalenet_cli.plan.load_training import load_training_recipe as load_training_recipe
     from scalenet_cli.plan.schema import ExpansionPlan as ExpansionPlan
-    from scalenet_cli.plan.training import TrainingRecipe as TrainingRecipe
+    from scalenet_cli.plan.training import ImageRecipe as ImageRecipe
+    from scalenet_cli.plan.training import LanguageRecipe as LanguageRecipe
+    from scalenet_cli.training.data import DataOptions as DataOptions
     from scalenet_cli.training.session import Work as Work
-    from scalenet_cli.training.splits import DataOptions as DataOptions
 
 __version__: Final = version("scalenet-cli")
 
 _EXPORTS: Final = {
     "BenchOptions": "commands.bench",
-    "DataOptions": "training.splits",
+    "DataOptions": "training.data",
     "EvalOptions": "commands.evaluate",
     "ExpandReport": "commands.expand",
     "ExpansionPlan": "plan.schema",
-    "FinetuneOptions": "commands.finetune",
+    "FinetuneOptions": "commands.finetune_setup",
+    "ImageRecipe": "plan.training",
+    "LanguageRecipe": "plan.training",
     "ScalenetError": "errors",
     "SourceOptions": "commands.options",
-    "TrainingRecipe": "plan.training",
     "Work": "training.session",
     "bench": "commands.bench",
     "check_plan": "commands.inspection",

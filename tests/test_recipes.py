@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 from typer.testing import Result
 
-from scalenet_cli import TrainingRecipe, count_params, load_plan, load_training_recipe
+from scalenet_cli import ImageRecipe, count_params, load_plan, load_training_recipe
 from scalenet_cli.plan.recipes import recipe_names, training_recipe_names
 
 PAPER = [name for name in recipe_names() if name.startswith("paper/")]
@@ -64,8 +64,8 @@ def test_recipes_are_listed_and_shown(run: Callable[..., Result]) -> None:
 
 @pytest.mark.parametrize("name", list(training_recipe_names()))
 def test_a_training_recipe_loads(name: str) -> None:
-    assert isinstance(load_training_recipe(name), TrainingRecipe)
+    assert isinstance(load_training_recipe(name), ImageRecipe)
 
 
 def test_the_defaults_of_training_are_the_papers() -> None:
-    assert load_training_recipe("training/paper") == load_training_recipe(None) == TrainingRecipe()
+    assert load_training_recipe("training/paper") == load_training_recipe(None) == ImageRecipe()

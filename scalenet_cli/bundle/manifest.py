@@ -62,9 +62,11 @@ class TrainedEntry(Strict):
 
     steps: NonNegativeInt = Field(description="optimizer steps")
     groups: tuple[Group, ...] = Field(description="groups that were trained")
-    num_classes: NonNegativeInt = Field(description="outputs of the model")
-    new_head: bool = Field(description="the source's head was replaced: other classes")
-    classes: dict[str, NonNegativeInt] = Field(description="class name -> target, where known")
+    num_classes: NonNegativeInt | None = Field(None, description="outputs of a classifier")
+    new_head: bool = Field(False, description="the source's head was replaced: other classes")
+    classes: dict[str, NonNegativeInt] = Field(
+        default_factory=dict, description="class name -> target, where known"
+    )
     averaged: bool = Field(description="the tensors are an exponential moving average")
     metrics: dict[str, float] = Field(description="of the evaluation of these tensors")
 

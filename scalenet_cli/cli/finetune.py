@@ -11,7 +11,10 @@ from scalenet_cli.cli.options import Bundle, Json
 DataDir = Annotated[
     str,
     typer.Option(
-        "--data", metavar="DIR", help="Folder with one folder per split, or timm's root for it."
+        "--data",
+        metavar="DATA",
+        help="Images: a folder with one per split, or timm's root. Text: a file of records, a "
+        "folder with one per split, or hf:REPO.",
     ),
 ]
 _TRIAL, _DATA, _DEVICES, _RECIPE = "Trials", "Data", "Devices", "Recipe"
@@ -126,9 +129,18 @@ def finetune(
     reset_head: Annotated[
         bool, typer.Option("--reset-head", rich_help_panel=_DATA, help="Train a new head.")
     ] = False,
+    val_data: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_DATA, metavar="FILE", help="Text: records to validate on, elsewhere."
+        ),
+    ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, rich_help_panel=_DATA, help="Processes that load data.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            min=0, rich_help_panel=_DATA, help="Processes that load data; 4 for images, 0 for text."
+        ),
+    ] = None,
     skip_corrupt: Annotated[
         bool,
         typer.Option(
@@ -182,16 +194,16 @@ def finetune(
         launch(gpus)
     from scalenet_cli.cli import render
     from scalenet_cli.cli.progress import TerminalReporter
-    from scalenet_cli.commands.finetune import FinetuneOptions
     from scalenet_cli.commands.finetune import finetune as run
+    from scalenet_cli.commands.finetune_setup import FinetuneOptions
     from scalenet_cli.plan.load_training import merge_settings
+    from scalenet_cli.training.data import DataOptions
     from scalenet_cli.training.loop import Reporter
     from scalenet_cli.training.session import Work
-    from scalenet_cli.training.splits import DataOptions
     from scalenet_cli.training.tensorboard import TensorBoardReporter
 
     chosen = DataOptions(
-        data, dataset, train_split, val_split, limit_train, limit_val, class_map, workers,
+        data, dataset, train_split, val_split, limit_train, limit_val, class_map, val_data,
         skip_corrupt,
     )  # fmt: skip
     options = FinetuneOptions(
@@ -201,7 +213,7 @@ def finetune(
         num_classes,
         reset_head,
         device,
-        Work(workers, eval_batch_size, sharding, skip_corrupt),
+        Work(workers, eval_batch_size, sharding),
     )
     with TerminalReporter() as reporter, ExitStack() as stack:
         heard: Reporter = reporter

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 import typer
 
 if TYPE_CHECKING:
-    from scalenet_cli.training.evaluate import Evaluation
+    from scalenet_cli.training.task import Scores
 
 
 @final
@@ -54,12 +54,9 @@ class TerminalReporter:
             text = f"loss {values['loss']:.4f}  lr {values['lr']:.2e}"
             self._bar.update(self._task, completed=step, description=text)
 
-    def evaluated(self, step: int, result: "Evaluation") -> None:
+    def evaluated(self, step: int, scores: "Scores") -> None:
         """One line."""
-        self._say(
-            f"step {step}: top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, "
-            f"loss {result.loss:.4f}"
-        )
+        self._say(f"step {step}: {scores.text}")
 
     def note(self, text: str) -> None:
         """One line."""

@@ -83,13 +83,14 @@ def finetuned(facts: "FinetuneReport") -> None:
         f"{facts.num_ranks} device(s); trained {', '.join(facts.trained_groups)}: "
         f"{facts.trained_parameters:,} parameters"
     )
-    typer.echo(f"top-1 before  {facts.before_top1:.2f} %")
-    typer.echo(f"top-1 best    {facts.best_top1:.2f} %  (step {facts.best_step:,})")
-    typer.echo(f"top-1 last    {facts.last.get('top1', 0.0):.2f} %")
-    if facts.skipped_images:
-        typer.echo(f"{facts.skipped_images} damaged images were skipped")
+    name, unit = ("top-1", " %") if facts.metric == "top1" else (facts.metric, "")
+    typer.echo(f"{name} before  {facts.before:.2f}{unit}")
+    typer.echo(f"{name} best    {facts.best:.2f}{unit}  (step {facts.best_step:,})")
+    typer.echo(f"{name} last    {facts.last.get(facts.metric, 0.0):.2f}{unit}")
+    if facts.skipped_samples:
+        typer.echo(f"{facts.skipped_samples} damaged samples were skipped")
     typer.echo(f"\n{facts.run}/best and {facts.run}/last are bundles; curves.png, metrics.jsonl")
-    typer.echo(f"next:  scalenet eval {facts.run} --data DIR")
+    typer.echo(f"next:  scalenet eval {facts.run} --data DATA")
 
 
 def inspection(facts: "InspectReport") -> None:

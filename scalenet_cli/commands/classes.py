@@ -3,41 +3,45 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from scalenet_cli.bundle.read import read_manifest
 from scalenet_cli.commands.opening import describe
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import ClassesDiffer, DataNotFound, OptionError
-from scalenet_cli.training.preprocessing import resolve_preprocessing
-from scalenet_cli.training.splits import DataOptions, Split, open_split
+from scalenet_cli.training.data import DataOptions
+from scalenet_cli.vision.preprocessing import resolve_preprocessing
+from scalenet_cli.vision.splits import Split, open_split
 
 MAX_CLASSES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a bundle's model takes and gives; ``classes`` is known of trained bundles."""
+    """What a bundle's model takes and gives.
+
+    ``config`` is timm's data config: how images are prepared. ``classes`` is known of trained
+    bundles.
+    """
 
     num_classes: int
-    channels: int
+    config: Mapping[str, Any]
     classes: Mapping[str, int]
+
+    @property
+    def channels(self) -> int:
+        """Of an image."""
+        return int(self.config["input_size"][0])
 
 
 def image_facts(bundle: str) -> ImageFacts:
-    """Facts of an image classifier, without its weights.
-
-    Raises:
-        OptionError: it is a language model.
-    """
+    """Facts of an image classifier, without its weights."""
     manifest = read_manifest(Path(bundle))
-    if manifest.source.family == "llama":
-        raise OptionError("this is a language model, not an image classifier", where=bundle)
     described = describe(bundle, SourceOptions())
     trained = manifest.trained
     return ImageFacts(
         int(vars(described.model)["num_classes"]),
-        resolve_preprocessing(described.model)["input_size"][0],
+        resolve_preprocessing(described.model),
         trained.classes if trained else {},
     )
 

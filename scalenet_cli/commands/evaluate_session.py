@@ -23,13 +23,20 @@ from scalenet_cli.commands.result_files import (
 )
 from scalenet_cli.errors import ClassesDiffer, OptionError
 from scalenet_cli.training.compiling import compile_blocks, compiling
+from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices, open_devices
-from scalenet_cli.training.evaluate import Evaluation, evaluate, evaluation_loader
 from scalenet_cli.training.failures import explained
-from scalenet_cli.training.predictions import Predictions, Recorder
-from scalenet_cli.training.preprocessing import resolve_preprocessing
-from scalenet_cli.training.samples import Batch
-from scalenet_cli.training.splits import DataOptions, Split, open_split
+from scalenet_cli.training.loaders import evaluation_loader
+from scalenet_cli.vision.evaluate import Evaluation, evaluate
+from scalenet_cli.vision.predictions import Predictions, Recorder
+from scalenet_cli.vision.preprocessing import resolve_preprocessing
+from scalenet_cli.vision.samples import (
+    Batch,
+    EvaluationSamples,
+    collate,
+    evaluation_transform,
+)
+from scalenet_cli.vision.splits import Split, open_split
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.evaluate import EvalOptions, Progress
@@ -137,8 +144,9 @@ def _run(session: Session, progress: "Progress | None") -> EvalReport:
 def _evaluate(session: Session, recorder: Recorder, progress: "Progress | None") -> Evaluation:
     how, devices, model = session.how, session.devices, session.opened.model
     loader = evaluation_loader(
-        session.split,
-        dict(session.config),
+        EvaluationSamples(session.split, evaluation_transform(dict(session.config))),
+        len(session.split),
+        collate,
         devices,
         batch_size=how.batch_size,
         workers=_workers(session),

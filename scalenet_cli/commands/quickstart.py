@@ -72,8 +72,8 @@ def quickstart(
         base_top1=evaluated.top1,
         parameters=count_params(start),
         flops=flops(start),
-        before_top1=run.before_top1,
-        after_top1=run.best_top1,
+        before_top1=run.before,
+        after_top1=run.best,
         curve=tuple((line["epoch"], line["top1"]) for line in lines),
         layout=inspect(start),
         verification=verify(output / "best", source=str(checkpoint)).model_copy(
@@ -89,9 +89,10 @@ def _train(
         bundle = Path(folder) / "bundle"
         expand_checkpoint(str(checkpoint), "quickstart/x2", bundle)
         from scalenet_cli.commands.evaluate import EvalOptions, evaluate
-        from scalenet_cli.commands.finetune import FinetuneOptions, finetune
+        from scalenet_cli.commands.finetune import finetune
+        from scalenet_cli.commands.finetune_setup import FinetuneOptions
+        from scalenet_cli.training.data import DataOptions
         from scalenet_cli.training.session import Work
-        from scalenet_cli.training.splits import DataOptions
 
         workers, limit = (WORKERS, None) if max_steps is None else (0, TRIAL_IMAGES)
         evaluated = evaluate(
@@ -99,7 +100,7 @@ def _train(
         )
         run = finetune(
             bundle,
-            DataOptions(str(data), limit_val=limit, workers=workers),
+            DataOptions(str(data), limit_val=limit),
             output,
             FinetuneOptions(
                 "training/quickstart",

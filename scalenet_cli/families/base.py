@@ -89,6 +89,11 @@ class Family(Protocol):
         """The key in FAMILIES."""
         ...
 
+    @property
+    def task(self) -> Literal["images", "language"]:
+        """What its models are trained for."""
+        ...
+
     def build(self, architecture: Architecture) -> "nn.Module":
         """The model with parameters on the meta device and real buffers."""
         ...

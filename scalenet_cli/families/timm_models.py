@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import timm
 import torch
@@ -117,6 +117,11 @@ class TimmFamily:
     prepare: Callable[[Any], None]
     default_drop_path: Callable[[Any], float]
     repair: Callable[[Any, Layout], None]
+
+    @property
+    def task(self) -> Literal["images"]:
+        """See Family."""
+        return "images"
 
     def build(self, architecture: Architecture) -> nn.Module:
         """See Family."""

@@ -9,27 +9,34 @@ import yaml
 from scalenet_cli.errors import OptionError, PlanError, PlanErrors, PlanSchema, PlanUnreadable
 from scalenet_cli.plan.load import read_text, validate
 from scalenet_cli.plan.recipes import recipe_path, training_recipe_names
-from scalenet_cli.plan.training import TrainingRecipe
+from scalenet_cli.plan.training import RECIPES, Recipe, TaskName
 from scalenet_cli.plan.yaml_text import parse_yaml
 
 
 def load_training_recipe(
-    reference: str | Path | None, settings: Mapping[str, Any] | None = None
-) -> TrainingRecipe:
+    reference: str | Path | None,
+    settings: Mapping[str, Any] | None = None,
+    task: TaskName | None = None,
+) -> Recipe:
     """The recipe in a file or of a shipped name, with some entries set anew.
 
-    Without a reference it is the paper's.
+    Without a reference it is the task's defaults: the paper's. Without a ``task`` the file says
+    which, or it is for images.
 
     Raises:
-        PlanError: every mistake of the file, with its line, or of the settings.
+        PlanError: every mistake of the file, with its line, or of the settings; or it is for
+            another task.
     """
-    recipe = TrainingRecipe() if reference is None else _read_recipe(str(reference))
+    if reference is None:
+        recipe: Recipe = RECIPES[task or "images"]()
+    else:
+        recipe = _read_recipe(str(reference), task)
     if not settings:
         return recipe
     merged = {**recipe.model_dump(mode="json"), **settings}
     text = yaml.safe_dump(merged, sort_keys=False)
     try:
-        return validate(TrainingRecipe, parse_yaml(text, "the settings"))
+        return validate(type(recipe), parse_yaml(text, "the settings"))
     except PlanErrors as errors:
         for error in errors.errors:
             _, _, entry = (error.where or "").partition("  ")
@@ -37,12 +44,12 @@ def load_training_recipe(
         raise
 
 
-def recipe_text(recipe: TrainingRecipe) -> str:
+def recipe_text(recipe: Recipe) -> str:
     """The whole recipe as YAML that :func:`load_training_recipe` reads back."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def differences(old: TrainingRecipe, new: TrainingRecipe) -> list[str]:
+def differences(old: Recipe, new: Recipe) -> list[str]:
     """``key: old -> new`` for every entry that is not the same."""
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
@@ -90,7 +97,7 @@ def merge_settings(flags: Mapping[str, Any], items: Sequence[str]) -> dict[str, 
     return {**given, **settings}
 
 
-def _read_recipe(reference: str) -> TrainingRecipe:
+def _read_recipe(reference: str, task: TaskName | None) -> Recipe:
     path = Path(reference)
     text = read_text(path)
     if text is None and not path.suffix:
@@ -105,4 +112,12 @@ def _read_recipe(reference: str) -> TrainingRecipe:
     parsed = parse_yaml(text, str(path))
     if not isinstance(parsed.data, dict):
         raise PlanSchema("a recipe is a mapping of keys to values", where=parsed.where(()))
-    return validate(TrainingRecipe, parsed)
+    named = parsed.data.get("task", task or "images")
+    if task is not None and named != task and named in RECIPES:
+        raise PlanSchema(
+            f"the recipe is for {named}, but the model's task is {task}",
+            where=parsed.where(("task",)),
+            hint=f"`scalenet recipes` lists those for {task}",
+        )
+    kind = RECIPES[named] if isinstance(named, str) and named in RECIPES else RECIPES["images"]
+    return validate(kind, parsed)

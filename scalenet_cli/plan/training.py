@@ -1,7 +1,7 @@
 """The training recipe: every number of a finetuning run, under timm's names where timm has one."""
 
 import re
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -44,8 +44,9 @@ Optimizer = Literal[
 
 
 class TrainingRecipe(Strict):
-    """How to train; the defaults are the paper's."""
+    """How to train, whatever is trained; the defaults are the paper's for image classifiers."""
 
+    default_warmup_share: ClassVar[float]
     version: Annotated[Literal[1], Number] = Field(1, description="the version of this schema")
     epochs: Count = Field(100, le=MAX_STEPS, description="passes over the training data")
     max_steps: Count | None = Field(
@@ -69,13 +70,11 @@ class TrainingRecipe(Strict):
     min_lr: NonNegative = Field(2e-6, description="learning rate at the end of the cosine")
     warmup_lr: NonNegative = Field(2e-7, description="learning rate at the first step")
     warmup_epochs: NonNegative | None = Field(
-        None, description="linear, part of `epochs`; a fifth of them if unset, as the paper's 20"
+        None,
+        description="linear, part of `epochs`; if unset a fifth of them, as the paper's "
+        "20, and 3 % of a language model's",
     )
     weight_decay: NonNegative = Field(0.05, description="not of biases, norms, gates, positions")
-    layer_decay: Annotated[Float, Field(gt=0, le=1)] | None = Field(
-        None, description="factor per block from the head down; a tied tensor counts once, at the "
-        "depth of its first use",
-    )  # fmt: skip
     clip_grad: Positive | None = Field(5.0, description="largest norm of the gradient")
     train: (
         Annotated[
@@ -85,6 +84,55 @@ class TrainingRecipe(Strict):
         ]
         | None
     ) = Field(None, description="groups to train; the plan's if unset")
+    ema_decay: Below1 | None = Field(
+        None, description="average of the trained tensors; it is what is evaluated and saved"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of autocast")
+    gradient_checkpointing: bool = Field(False, description="less memory, one more forward pass")
+    compile: bool = Field(False, description="torch.compile of each block")
+    eval_epochs: Count = Field(1, description="epochs between two evaluations")
+    eval_steps: Count | None = Field(None, description="optimizer steps between two; instead")
+    save_steps: Count | None = Field(
+        None, description="optimizer steps between two checkpoints, beside those of evaluations"
+    )
+    log_steps: Count = Field(10, description="optimizer steps between two lines of metrics")
+    seed: Index = Field(0, description="of everything random")
+    deterministic: bool = Field(False, description="refuse operations that differ between runs")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is larger than lr {self.lr:g}")
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}")
+        for entry, value, takers in (
+            ("opt_betas", self.opt_betas, TAKES_BETAS), ("opt_eps", self.opt_eps, TAKES_EPS),
+        ):  # fmt: skip
+            if value is not None and self.opt not in takers:
+                raise ValueError(f"{entry} is not for {self.opt}, but for {', '.join(takers)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}"
+            )
+        return self
+
+    @property
+    def warmup_share(self) -> float:
+        """The part of the run in which the learning rate rises."""
+        if self.warmup_epochs is None:
+            return self.default_warmup_share
+        return self.warmup_epochs / self.epochs
+
+
+class ImageRecipe(TrainingRecipe):
+    """How to train an image classifier; the defaults are the paper's."""
+
+    default_warmup_share: ClassVar[float] = 0.2
+    task: Literal["images"] = Field("images", description="what is trained")
+    layer_decay: Annotated[Float, Field(gt=0, le=1)] | None = Field(
+        None, description="factor per block from the head down; a tied tensor counts once, at the "
+        "depth of its first use",
+    )  # fmt: skip
     drop_path: Below1 | None = Field(
         None, description="stochastic depth of the last block; the plan's if unset"
     )
@@ -113,42 +161,46 @@ class TrainingRecipe(Strict):
         "bicubic", description="of the random crop"
     )
     no_aug: bool = Field(False, description="train on the images as evaluation sees them")
-    ema_decay: Below1 | None = Field(
-        None, description="average of the trained tensors; it is what is evaluated and saved"
-    )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of autocast")
-    gradient_checkpointing: bool = Field(False, description="less memory, one more forward pass")
-    compile: bool = Field(False, description="torch.compile of each block")
     channels_last: bool = Field(False, description="memory layout of the images")
-    eval_epochs: Count = Field(1, description="epochs between two evaluations")
-    eval_steps: Count | None = Field(None, description="optimizer steps between two; instead")
-    save_steps: Count | None = Field(
-        None, description="optimizer steps between two checkpoints, beside those of evaluations"
-    )
-    log_steps: Count = Field(10, description="optimizer steps between two lines of metrics")
-    seed: Index = Field(0, description="of everything random")
-    deterministic: bool = Field(False, description="refuse operations that differ between runs")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr:g} is larger than lr {self.lr:g}")
-        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}")
+    def _ranges(self) -> Self:
         if self.scale[0] > self.scale[1] or self.scale[1] == 0 or self.ratio[0] > self.ratio[1]:
             raise ValueError("scale and ratio are ranges: the smaller number comes first")
-        for entry, value, takers in (
-            ("opt_betas", self.opt_betas, TAKES_BETAS), ("opt_eps", self.opt_eps, TAKES_EPS),
-        ):  # fmt: skip
-            if value is not None and self.opt not in takers:
-                raise ValueError(f"{entry} is not for {self.opt}, but for {', '.join(takers)}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}"
-            )
         return self
 
-    @property
-    def warmup_share(self) -> float:
-        """The part of the run in which the learning rate rises."""
-        return 0.2 if self.warmup_epochs is None else self.warmup_epochs / self.epochs
+
+class LanguageRecipe(TrainingRecipe):
+    """How to train a causal language model; the defaults are for instruction data."""
+
+    default_warmup_share: ClassVar[float] = 0.03
+    task: Literal["language"] = Field("language", description="what is trained")
+    epochs: Count = Field(3, le=MAX_STEPS, description="passes over the training data")
+    batch_size: Count = Field(
+        128, le=MAX_BATCH, description="sequences per optimizer step, of all devices together"
+    )
+    min_lr: NonNegative = Field(0.0, description="learning rate at the end of the cosine")
+    warmup_lr: NonNegative = Field(0.0, description="learning rate at the first step")
+    weight_decay: NonNegative = Field(0.0, description="not of biases, norms, gates")
+    clip_grad: Positive | None = Field(1.0, description="largest norm of the gradient")
+    max_length: Annotated[int, Number, Field(ge=2, le=2**20)] = Field(
+        512, description="tokens of a sequence; what is longer is cut, see the guide"
+    )
+    template: Literal["auto", "chat", "alpaca", "none"] = Field(
+        "auto", description="how records become text; `auto` is the model's own chat template, or "
+        "else Alpaca's",
+    )  # fmt: skip
+    train_on_prompt: bool = Field(False, description="the prompt's tokens count in the loss, too")
+    packing: bool = Field(False, description="several records in one sequence, each by itself")
+    group_by_length: bool = Field(True, description="records of like length share a batch")
+    val_share: Below1 = Field(
+        0.05, description="held out where the data have no split for validation"
+    )
+
+
+Recipe = ImageRecipe | LanguageRecipe
+TaskName = Literal["images", "language"]
+RECIPES: Final[dict[TaskName, type[ImageRecipe] | type[LanguageRecipe]]] = {
+    "images": ImageRecipe,
+    "language": LanguageRecipe,
+}

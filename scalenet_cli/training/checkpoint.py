@@ -7,7 +7,6 @@ from torch import nn
 
 from scalenet_cli.bundle.trained import write_trained
 from scalenet_cli.training.devices import Devices
-from scalenet_cli.training.evaluate import Evaluation
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import assign, gathered
 from scalenet_cli.training.run_folder import RunFolder
@@ -21,6 +20,7 @@ from scalenet_cli.training.state import (
     write_state,
 )
 from scalenet_cli.training.subject import Subject
+from scalenet_cli.training.task import Scores, Task
 
 
 @final
@@ -30,12 +30,25 @@ class RunningProgress:
     def __init__(self, start: Progress) -> None:
         self.step = start.step
         self.loss_sum, self.loss_steps = start.loss_sum, start.loss_steps
-        self.best_step, self.best_top1 = start.best_step, start.best_top1
-        self.before_top1, self.corrupt = start.before_top1, list(start.corrupt)
+        self.best_step, self.best, self.before = start.best_step, start.best, start.before
+        self.skipped = list(start.skipped)
 
-    def freeze(self, **changes: Any) -> Progress:
+    def freeze(
+        self, *, metrics_bytes: int, num_averaged: int, scaler: dict[str, float]
+    ) -> Progress:
         """As it is written."""
-        return Progress(**{**vars(self), "corrupt": tuple(self.corrupt)}, **changes)
+        return Progress(
+            step=self.step,
+            metrics_bytes=metrics_bytes,
+            loss_sum=self.loss_sum,
+            loss_steps=self.loss_steps,
+            best_step=self.best_step,
+            best=self.best,
+            before=self.before,
+            num_averaged=num_averaged,
+            scaler=scaler,
+            skipped=tuple(self.skipped),
+        )
 
 
 @final
@@ -46,6 +59,7 @@ class Checkpointer:
         self,
         folder: RunFolder,
         subject: Subject,
+        task: Task,
         trained: dict[str, nn.Parameter],
         optimizer: Any,
         scaler: torch.amp.GradScaler,
@@ -54,7 +68,8 @@ class Checkpointer:
         self.folder, self.scaler = folder, scaler
         self.progress = RunningProgress(Progress())
         self.saved_step: int | None = None
-        self._subject, self._trained, self._optimizer = subject, trained, optimizer
+        self._subject, self._task = subject, task
+        self._trained, self._optimizer = trained, optimizer
         self._devices = devices
         self._metrics: dict[str, float] = {}
 
@@ -89,11 +104,17 @@ class Checkpointer:
         if progress.scaler:
             self.scaler.load_state_dict({**self.scaler.state_dict(), **progress.scaler})
 
+    def is_better(self, value: float, other: float | None) -> bool:
+        """Whether a value of the task's metric beats another, or there is no other."""
+        if other is None:
+            return True
+        return value > other if self._task.larger_is_better else value < other
+
     @property
     def _is_mixed(self) -> bool:
         return type(self._optimizer).__name__.startswith(("Adafactor", "Muon"))
 
-    def save(self, result: Evaluation | None, average: Average | None) -> None:
+    def save(self, result: Scores | None, average: Average | None) -> None:
         """Writes last/, best/ where the evaluation is the best so far, and the state.
 
         The state comes last: whatever was written before belongs to a step that is done again.
@@ -110,13 +131,14 @@ class Checkpointer:
             chosen = gathered(average.tensors(), keep=main)
             tensors |= {f"average/{key}": tensor for key, tensor in chosen.items()}
         progress = self.progress
-        best = -1.0 if progress.best_top1 is None else progress.best_top1
-        better = result is not None and result.top1 > best
+        better = False
         self._metrics = {}
         if result is not None:
-            self._metrics = {"top1": result.top1, "top5": result.top5, "val_loss": result.loss}
+            self._metrics = {**result.metrics, "val_loss": result.loss}
+            better = self.is_better(result.metrics[self._task.metric], progress.best)
         if result is not None and better:
-            progress.best_step, progress.best_top1 = progress.step, result.top1
+            progress.best_step = progress.step
+            progress.best = result.metrics[self._task.metric]
         self._devices.first(
             lambda: self._write(chosen, tensors, numbers, better=better, average=average)
         )

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from scalenet_cli.errors import DataUnreadable, LossNotFinite
-from scalenet_cli.training.samples import MAX_REPLACEMENTS
+from scalenet_cli.errors import LossNotFinite
 
 MIN_SCALE = 1.0
 
@@ -54,20 +53,6 @@ def require_finite_loss(step: int, loss: float) -> None:
             if step
             else "the bundle's weights overflow: train with --precision bf16 or fp32, or check it "
             "with `scalenet eval`",
-        )
-
-
-def require_whole(images_BCHW: torch.Tensor, size: int) -> None:
-    """Every damaged image of a micro-batch was replaced by another one.
-
-    Raises:
-        DataUnreadable: some could not be.
-    """
-    if len(images_BCHW) != size:
-        raise DataUnreadable(
-            f"of {size} images only {len(images_BCHW)} can be decoded, the next "
-            f"{MAX_REPLACEMENTS} after each included",
-            hint="too many images are damaged: repair the data",
         )
 
 

@@ -2,7 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+# Of an evaluation's line, what is no metric of the task.
+NO_METRICS: Final = ("step", "epoch", "train_loss", "val_loss")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -11,13 +14,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Loss and accuracy over epochs, as a PNG of 10 x 4 inches."""
+    """Loss and metrics over epochs, as a PNG of 10 x 4 inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = read_metrics(metrics)
     steps = [line for line in lines if "loss" in line]
-    evaluations = [line for line in lines if "top1" in line]
+    evaluations = [line for line in lines if "val_loss" in line]
+    names = [name for name in evaluations[0] if name not in NO_METRICS] if evaluations else []
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -26,9 +30,9 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         _column(evaluations, "epoch"), _column(evaluations, "val_loss"), "o-", label="validation"
     )
     left.set(xlabel="epoch", ylabel="loss")
-    for name in ("top1", "top5"):
+    for name in names:
         right.plot(_column(evaluations, "epoch"), _column(evaluations, name), "o-", label=name)
-    right.set(xlabel="epoch", ylabel="accuracy, %")
+    right.set(xlabel="epoch", ylabel="accuracy, %" if "top1" in names else ", ".join(names))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()

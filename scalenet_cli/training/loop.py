@@ -10,21 +10,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from scalenet_cli.errors import StoppedOnRequest
-from scalenet_cli.plan.training import TrainingRecipe
+from scalenet_cli.plan.training import Recipe
 from scalenet_cli.training.checkpoint import Checkpointer
-from scalenet_cli.training.checks import (
-    require_finite,
-    require_finite_loss,
-    require_scale,
-    require_whole,
-)
+from scalenet_cli.training.checks import require_finite, require_finite_loss, require_scale
 from scalenet_cli.training.devices import Devices, answered
-from scalenet_cli.training.evaluate import Evaluation, EvaluationMode, evaluate, require_readable
-from scalenet_cli.training.objective import Objective
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import Parallel
-from scalenet_cli.training.samples import Batch, Corrupt
 from scalenet_cli.training.stopping import Stopper
+from scalenet_cli.training.task import EvaluationMode, Scores, Skipped, Task
 
 
 class Reporter(Protocol):
@@ -38,7 +31,7 @@ class Reporter(Protocol):
         """Metrics of a step."""
         ...
 
-    def evaluated(self, step: int, result: Evaluation) -> None:
+    def evaluated(self, step: int, scores: Scores) -> None:
         """An evaluation."""
         ...
 
@@ -52,7 +45,7 @@ class Reporter(Protocol):
 class Schedule:
     """Which steps end an epoch, are logged, evaluated and saved."""
 
-    recipe: TrainingRecipe
+    recipe: Recipe
     steps_per_epoch: int
 
     @property
@@ -93,38 +86,37 @@ class Trainer:
         trained: dict[str, nn.Parameter],
         optimizer: Any,
         lr_schedule: Any,
-        objective: Objective,
+        task: Task,
         schedule: Schedule,
         devices: Devices,
         checkpointer: Checkpointer,
         reporter: Reporter,
         *,
         average: Average | None,
-        skip_corrupt: bool,
     ) -> None:
         self._parallel, self._trained, self._optimizer = parallel, trained, optimizer
-        self._lr_schedule, self._objective, self._schedule = lr_schedule, objective, schedule
+        self._lr_schedule, self._task, self._schedule = lr_schedule, task, schedule
         self._devices, self._checkpointer, self._reporter = devices, checkpointer, reporter
-        self._average, self._skip_corrupt = average, skip_corrupt
+        self._average = average
         self._recipe = schedule.recipe
         self._scaler = checkpointer.scaler
         self._pending: list[tuple[int, StepResult, float]] = []
         self._skipped: dict[str, str] = {}  # since all ranks were last asked
         self._clock, self._timed_step = 0.0, 0
 
-    def run(self, batches: "DataLoader[Any]", val: "DataLoader[Any]", sample: torch.Tensor) -> None:
+    def run(self, batches: "DataLoader[Any]", val: "DataLoader[Any]") -> None:
         """Trains from where the checkpointer is to the end.
 
         Raises:
             StoppedOnRequest: a signal; the state was saved.
-            LossNotFinite, ImageUnreadable, RankLost, OutputUnwritable: the run cannot go on.
+            LossNotFinite, DataError, RankLost, OutputUnwritable: the run cannot go on.
         """
         progress = self._checkpointer.progress
         last = self._schedule.last_step
         self._reporter.started(progress.step, last)
         with Stopper() as stopper:
-            if progress.before_top1 is None:
-                progress.before_top1 = self._evaluate(0, val, sample).top1
+            if progress.before is None:
+                progress.before = self._evaluate(0, val).metrics[self._task.metric]
                 self._stop_if_asked(stopper, 0)
             self._parallel.model.train()
             self._clock, self._timed_step = time.perf_counter(), progress.step
@@ -132,50 +124,62 @@ class Trainer:
             while progress.step < last:
                 self._step(progress.step, micro)
                 progress.step += 1
-                self._after_step(progress.step, val, sample)
+                self._after_step(progress.step, val)
                 self._stop_if_asked(stopper, progress.step)
 
-    def _after_step(self, step: int, val: "DataLoader[Any]", sample: torch.Tensor) -> None:
+    def _after_step(self, step: int, val: "DataLoader[Any]") -> None:
         due = self._schedule.is_evaluated(step)
         saved = due or self._schedule.is_saved(step)
         if self._devices.device.type == "cpu" or self._schedule.is_logged(step) or saved:
             self._settle()
         if saved or self._devices.num_ranks == 1:
-            self._tell_of_corrupt()
+            self._tell_of_skipped()
         if due:
-            result = self._evaluate(step, val, sample)
+            result = self._evaluate(step, val)
             self._checkpointer.save(result, self._average)
         elif saved:
             self._checkpointer.save(None, self._average)
         if saved:
             self._clock, self._timed_step = time.perf_counter(), step
 
-    def _step(self, step: int, batches: Iterator[Batch]) -> None:
+    def _step(self, step: int, batches: Iterator[Any]) -> None:
         """One optimizer step over its micro-batches."""
         recipe, count = self._recipe, self._recipe.accumulate
         self._lr_schedule.step_update(step)
         epoch = step // self._schedule.steps_per_epoch
         total = torch.zeros((), device=self._devices.device)
-        for order in range(count):
-            batch = next(batches)
-            self._hear_of_corrupt(require_readable(batch, skip=self._skip_corrupt), "training")
-            require_whole(batch.images, recipe.batch_size // (count * self._devices.num_ranks))
+        for order, (batch, weight) in enumerate(self._weighted(batches)):
+            skipped = self._task.accept(batch, recipe.batch_size // (count * self._ranks))
+            self._hear_of_skipped(skipped, "training")
             purpose = f"step {step}, micro-batch {order}, rank {self._devices.rank}"
-            images, targets = self._objective.prepare(
-                self._to_device(batch.images),
-                batch.targets.to(self._devices.device, non_blocking=True),
-                epoch=epoch,
-                purpose=purpose,
-            )
             with self._parallel.accumulating(order == count - 1), answered():
                 with self._devices.autocast(recipe.precision):
-                    loss = self._objective.loss(self._parallel.run(images), targets) / count
+                    run, device = self._parallel.run, self._devices.device
+                    loss = self._task.loss(run, batch, device, epoch=epoch, purpose=purpose)
+                    loss = loss * weight
                 torch.autograd.backward(self._scaler.scale(loss))
             total += loss.detach()
         norm = self._apply()
         group = self._optimizer.param_groups[0]
         lr = float(group["lr"] / group.get("lr_scale", 1.0))  # before layer decay
         self._pending.append((step + 1, StepResult(total, norm), lr))
+
+    def _weighted(self, batches: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+        """The micro-batches of a step, each with the share that its mean has in the step's.
+
+        Gradients are averaged over ranks, so that a share is of what one rank has on average.
+        """
+        count = self._recipe.accumulate
+        if self._task.even:
+            for _ in range(count):
+                yield next(batches), 1 / count
+            return
+        held = [next(batches) for _ in range(count)]
+        targets = [self._task.num_targets(batch) for batch in held]
+        total = torch.tensor(float(sum(targets)), device=self._devices.device)
+        everywhere = float(self._devices.sum(total)) or 1.0
+        for batch, own in zip(held, targets, strict=True):
+            yield batch, own * self._ranks / everywhere
 
     def _apply(self) -> torch.Tensor:
         """Clips, checks where that costs nothing, steps."""
@@ -220,32 +224,24 @@ class Trainer:
         self._checkpointer.log_time(step, samples, now - self._clock)
         self._clock, self._timed_step = now, step
 
-    def _evaluate(self, step: int, val: "DataLoader[Any]", sample: torch.Tensor) -> Evaluation:
+    def _evaluate(self, step: int, val: "DataLoader[Any]") -> Scores:
         """The trained average, where there is one, over all of the validation data."""
         if self._average is not None and step:
             self._average.swap()
         with EvaluationMode(self._parallel.model):
-            result = evaluate(
-                self._parallel.model,
-                val,
-                self._devices,
-                sample=sample,
-                precision=self._recipe.precision,
-                skip_corrupt=self._skip_corrupt,
-                channels_last=self._recipe.channels_last,
-            )
+            result = self._task.evaluate(self._parallel.model, val, self._devices)
         self._parallel.forget_gathered()
         if self._average is not None and step:
             self._average.swap()
         require_finite_loss(step, result.loss)
-        self._hear_of_corrupt(result.corrupt if self._devices.is_main else (), "validation")
-        self._tell_of_corrupt()
+        self._hear_of_skipped(result.skipped if self._devices.is_main else (), "validation")
+        self._tell_of_skipped()
         progress = self._checkpointer.progress
         values: dict[str, float] = {"step": step, "epoch": self._epoch(step)}
         if progress.loss_steps:
             values["train_loss"] = progress.loss_sum / progress.loss_steps
             progress.loss_sum, progress.loss_steps = 0.0, 0
-        values |= {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
+        values |= {"val_loss": result.loss, **result.metrics}
         self._checkpointer.log(values)
         self._reporter.evaluated(step, result)
         return result
@@ -253,20 +249,20 @@ class Trainer:
     def _epoch(self, step: int) -> float:
         return round(step / self._schedule.steps_per_epoch, 6)
 
-    def _to_device(self, images: torch.Tensor) -> torch.Tensor:
-        layout = torch.channels_last if self._recipe.channels_last else torch.preserve_format
-        return images.to(self._devices.device, non_blocking=True, memory_format=layout)
+    @property
+    def _ranks(self) -> int:
+        return self._devices.num_ranks
 
-    def _hear_of_corrupt(self, found: Iterable[Corrupt], data: str) -> None:
+    def _hear_of_skipped(self, found: Iterable[Skipped], data: str) -> None:
         for one in found:
             self._skipped.setdefault(f"{one.name} of the {data} data", one.reason)
 
-    def _tell_of_corrupt(self) -> None:
+    def _tell_of_skipped(self) -> None:
         """What any rank has skipped is named and counted once, in this run and its resumed ones."""
         for part in self._devices.gather(self._skipped):
             for name, reason in part.items():
-                if name not in self._checkpointer.progress.corrupt:
-                    self._checkpointer.progress.corrupt.append(name)
+                if name not in self._checkpointer.progress.skipped:
+                    self._checkpointer.progress.skipped.append(name)
                     self._reporter.note(f"skipped {name}: {reason}")
         self._skipped = {}
 
@@ -278,7 +274,7 @@ class Trainer:
         if not self._devices.sum(asked) or step == self._schedule.last_step:
             return  # nobody asked, or too late: all is done and saved
         self._settle()
-        self._tell_of_corrupt()
+        self._tell_of_skipped()
         if self._checkpointer.saved_step != step:
             self._checkpointer.save(None, self._average)
         raise StoppedOnRequest(

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scalenet_cli.plan.schema import Group
-from scalenet_cli.plan.training import TrainingRecipe
+from scalenet_cli.plan.training import Recipe
 
 _FUSED: Final = ("adamw", "adam", "sgd", "momentum")
 
@@ -23,7 +23,9 @@ def freeze(
     return {key: p for key, p in model.named_parameters() if p.requires_grad}
 
 
-def build_optimizer(model: nn.Module, recipe: TrainingRecipe, *, fused: bool) -> Any:
+def build_optimizer(
+    model: nn.Module, recipe: Recipe, *, fused: bool, layer_decay: float | None = None
+) -> Any:
     """Timm's optimizer of this name over the trained tensors.
 
     Weight decay leaves out one-dimensional tensors and those that the model names. With
@@ -42,12 +44,12 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe, *, fused: bool) ->
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
-        layer_decay=recipe.layer_decay,
+        layer_decay=layer_decay,
         **extra,
     )
 
 
-def build_schedule(optimizer: Any, recipe: TrainingRecipe, steps: int) -> Any:
+def build_schedule(optimizer: Any, recipe: Recipe, steps: int) -> Any:
     """Linear warm-up, then a cosine down to ``min_lr`` at the last step; a function of the step."""
     warmup = min(round(recipe.warmup_share * steps), max(steps - 1, 0))
     return CosineLRScheduler(

@@ -1,6 +1,6 @@
 """Which sample is used when: a pure function of the seed, so that a run can go on anywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -28,6 +28,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> torch.Tensor:
 class StepSampler(Sampler[list[Place]]):
     """The micro-batches of one rank, from one optimizer step to another, over all epochs.
 
+    ``order`` gives the permutation of an epoch.
     A step takes the next ``batch_size`` samples of the epoch's order, whatever the number of
     ranks; its ``accumulate`` micro-batches are split into one slice per rank. What is left at the
     end of an epoch is dropped.
@@ -38,7 +39,7 @@ class StepSampler(Sampler[list[Place]]):
     accumulate: int
     num_ranks: int
     rank: int
-    seed: int
+    order: Callable[[int], torch.Tensor]
     first_step: int
     last_step: int
 
@@ -52,7 +53,7 @@ class StepSampler(Sampler[list[Place]]):
         for step in range(self.first_step, self.last_step):
             epoch, offset = divmod(step, self.steps_per_epoch)
             if epoch != known:
-                known, order = epoch, epoch_order(self.size, self.seed, epoch)
+                known, order = epoch, self.order(epoch)
             picked = order[offset * self.batch_size : (offset + 1) * self.batch_size]
             for micro in picked.view(self.accumulate, self.num_ranks, -1)[:, self.rank]:
                 yield [(epoch, int(index)) for index in micro]

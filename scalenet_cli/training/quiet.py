@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import final
 
-from scalenet_cli.training.evaluate import Evaluation
+from scalenet_cli.training.task import Scores
 
 
 @final
@@ -16,7 +16,7 @@ class Quiet:
     def stepped(self, step: int, values: Mapping[str, float]) -> None:
         """See Reporter."""
 
-    def evaluated(self, step: int, result: Evaluation) -> None:
+    def evaluated(self, step: int, scores: Scores) -> None:
         """See Reporter."""
 
     def note(self, text: str) -> None:

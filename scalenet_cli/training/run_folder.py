@@ -20,7 +20,7 @@ from scalenet_cli.errors import (
 )
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.schema import Strict
-from scalenet_cli.plan.training import TrainingRecipe
+from scalenet_cli.plan.training import Recipe, TaskName
 
 RECORD: Final = "run.json"
 RECIPE: Final = "recipe.yaml"
@@ -37,7 +37,7 @@ class SplitRecord(Strict):
     num_samples: int
     digest: str = Field(
         description="sha256 of the classes and, of folders and tars, of the samples' names below "
-        "the split and their targets"
+        "the split and their targets; or of all tokens and which of them are targets"
     )
 
 
@@ -49,9 +49,10 @@ class RunRecord(Strict):
     bundle: str = Field(description="digest of the manifest that the run started from")
     train: SplitRecord
     val: SplitRecord
-    num_classes: int
-    new_head: bool
-    classes: dict[str, int]
+    task: TaskName = "images"
+    num_classes: int | None = Field(None, description="of an image classifier")
+    new_head: bool = False
+    classes: dict[str, int] = Field(default_factory=dict)
 
 
 @final
@@ -70,7 +71,7 @@ class RunFolder:
         except (OSError, ValueError):
             return False
 
-    def create(self, source: Bundle, record: RunRecord, recipe: TrainingRecipe) -> None:
+    def create(self, source: Bundle, record: RunRecord, recipe: Recipe) -> None:
         """Makes the folder with the bundle to start from, whole or not at all.
 
         Raises:
@@ -115,7 +116,7 @@ class RunFolder:
                 else "choose another -o",
             )
 
-    def recipe(self) -> TrainingRecipe:
+    def recipe(self) -> Recipe:
         """The recipe of the run."""
         return load_training_recipe(self.path / RECIPE)
 
@@ -140,7 +141,7 @@ class RunFolder:
         """The bundle that the run started from."""
         return open_bundle(self.start)
 
-    def require_same(self, record: RunRecord, recipe: TrainingRecipe) -> None:
+    def require_same(self, record: RunRecord, recipe: Recipe) -> None:
         """A run goes on with what it began with, or not at all.
 
         Raises:

@@ -1,57 +1,45 @@
 """Puts a run together from its parts and carries it out."""
 
 import os
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
-from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader
 
 from scalenet_cli.errors import NoBatch, OptionError
-from scalenet_cli.plan.training import TrainingRecipe
-from scalenet_cli.surgery.expand import spread_drop_path
+from scalenet_cli.plan.training import ImageRecipe, Recipe
 from scalenet_cli.training.allocator import keep_freed_memory
 from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.compiling import compile_blocks
 from scalenet_cli.training.devices import Devices
-from scalenet_cli.training.evaluate import evaluation_loader
+from scalenet_cli.training.loaders import evaluation_loader, training_loader
 from scalenet_cli.training.loop import Reporter, Schedule, Trainer
-from scalenet_cli.training.objective import Objective
 from scalenet_cli.training.optimization import Average, build_optimizer, build_schedule, freeze
-from scalenet_cli.training.order import StepSampler
 from scalenet_cli.training.parallel import Parallel, Sharding
 from scalenet_cli.training.run_folder import RunFolder
-from scalenet_cli.training.samples import (
-    TrainingSamples,
-    collate,
-    prepare_worker,
-    seed_everything,
-    training_transform,
-)
-from scalenet_cli.training.splits import Split
+from scalenet_cli.training.seeding import seed_everything
 from scalenet_cli.training.subject import Subject
+from scalenet_cli.training.task import Task
 
 
 @final
 @dataclass(frozen=True)
 class Work:
-    """How a run is carried out: nothing here changes its result beyond rounding."""
+    """How a run is carried out: nothing here changes its result beyond rounding.
 
-    workers: int = 4
+    ``workers`` are processes that load data; the task decides where it is None.
+    """
+
+    workers: int | None = None
     eval_batch_size: int | None = None
     sharding: Sharding = "ddp"
-    skip_corrupt: bool = False
 
 
 def carry_out(
     subject: Subject,
-    recipe: TrainingRecipe,
-    train: Split,
-    val: Split,
+    recipe: Recipe,
+    task: Task,
     devices: Devices,
     folder: RunFolder,
     work: Work,
@@ -63,58 +51,63 @@ def carry_out(
         OptionError: the batch does not fit the ranks.
         NoBatch: the data are smaller than one batch.
     """
-    micro_batch = check_batch(recipe, len(train), devices, work, train.place)
+    micro_batch = check_batch(recipe, task, devices, work)
     _prepare_libraries(recipe, devices)
     model = subject.model.float().to(devices.device)
-    _prepare_model(model, subject, recipe, devices)
+    _prepare_model(model, subject, recipe, task)
     trained_keys = freeze(model, dict(subject.groups), subject.train)
     parallel = Parallel(model, subject.layout, devices, work.sharding)
     trained = {key: model.get_parameter(key) for key in trained_keys}
-    schedule = Schedule(recipe, len(train) // recipe.batch_size)
-    optimizer = build_optimizer(model, recipe, fused=not parallel.sharded)
-    steps = schedule.last_step
-    lr_schedule = build_schedule(optimizer, recipe, steps)
+    schedule = Schedule(recipe, task.sizes[0] // recipe.batch_size)
+    optimizer = build_optimizer(
+        model,
+        recipe,
+        fused=not parallel.sharded,
+        layer_decay=recipe.layer_decay if isinstance(recipe, ImageRecipe) else None,
+    )
     scaler = torch.amp.GradScaler(devices.device.type, enabled=recipe.precision == "fp16")
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)
-    checkpointer = Checkpointer(folder, subject, trained, optimizer, scaler, devices)
-    devices.alike(lambda: checkpointer.restore(average, steps))
+    checkpointer = Checkpointer(folder, subject, task, trained, optimizer, scaler, devices)
+    devices.alike(lambda: checkpointer.restore(average, schedule.last_step))
     trainer = Trainer(
         parallel,
         trained,
         optimizer,
-        lr_schedule,
-        Objective(recipe, subject.num_classes, micro_batch),
+        build_schedule(optimizer, recipe, schedule.last_step),
+        task,
         schedule,
         devices,
         checkpointer,
         reporter,
         average=average,
-        skip_corrupt=work.skip_corrupt,
     )
-    batches = _training_loader(
-        train, subject.config, recipe, devices, work, checkpointer.progress.step, steps
+    workers = task.default_workers if work.workers is None else work.workers
+    first = checkpointer.progress.step
+    batches = training_loader(task, recipe, devices, workers, first, schedule.last_step)
+    val = evaluation_loader(
+        task.validation,
+        task.sizes[1],
+        task.collate,
+        devices,
+        batch_size=work.eval_batch_size or max(micro_batch, 1),
+        workers=workers,
     )
-    eval_batch = work.eval_batch_size or max(micro_batch, 1)
-    loader = evaluation_loader(
-        val, dict(subject.config), devices, batch_size=eval_batch, workers=work.workers
-    )
-    trainer.run(batches, loader, torch.zeros(tuple(subject.config["input_size"])))
+    trainer.run(batches, val)
     return checkpointer
 
 
-def check_batch(
-    recipe: TrainingRecipe, num_samples: int, devices: Devices, work: Work, place: str
-) -> int:
+def check_batch(recipe: Recipe, task: Task, devices: Devices, work: Work) -> int:
     """Samples that one rank runs at a time.
 
     Raises:
         NoBatch: an epoch has no whole batch.
-        OptionError: the batch does not divide, or fp16 meets FSDP.
+        OptionError: the batch does not divide, or fp16 meets FSDP, or the task cannot use it.
     """
+    num_samples = task.sizes[0]
     if num_samples < recipe.batch_size:
         raise NoBatch(
             f"the training data have {num_samples:,} samples, but a batch is {recipe.batch_size:,}",
-            where=place,
+            where=task.place,
             hint=f"choose --batch-size {num_samples} or less",
         )
     share, rest = divmod(recipe.batch_size, devices.num_ranks * recipe.accumulate)
@@ -126,12 +119,11 @@ def check_batch(
         )
     if recipe.precision == "fp16" and work.sharding == "fsdp" and devices.num_ranks > 1:
         raise OptionError("fp16 is not supported with --sharding fsdp", hint="use bf16")
+    task.check(share)
     return share
 
 
-def _prepare_libraries(recipe: TrainingRecipe, devices: Devices) -> None:
-    # Pillow warns of images from 90 million pixels on, and refuses twice as many.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+def _prepare_libraries(recipe: Recipe, devices: Devices) -> None:
     seed_everything(recipe.seed, "start")
     keep_freed_memory()
     if recipe.deterministic:
@@ -142,50 +134,9 @@ def _prepare_libraries(recipe: TrainingRecipe, devices: Devices) -> None:
         torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it, as in timm
 
 
-def _prepare_model(
-    model: nn.Module, subject: Subject, recipe: TrainingRecipe, devices: Devices
-) -> None:
-    if recipe.drop_path is not None:
-        spread_drop_path(model, subject.layout, recipe.drop_path, subject.family)
-    if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)
+def _prepare_model(model: nn.Module, subject: Subject, recipe: Recipe, task: Task) -> None:
+    task.prepare(model, subject.layout, subject.family)
     if recipe.gradient_checkpointing:
         subject.family.checkpoint_gradients(model)
     if recipe.compile:
         compile_blocks(model, subject.family)
-
-
-def _training_loader(
-    split: Split,
-    config: Mapping[str, Any],
-    recipe: TrainingRecipe,
-    devices: Devices,
-    work: Work,
-    first_step: int,
-    last_step: int,
-) -> "DataLoader[Any]":
-    """This rank's micro-batches of all steps that are left; one loader for all epochs."""
-    samples = TrainingSamples(
-        split,
-        training_transform(recipe, dict(config)),
-        recipe.seed,
-        skip_corrupt=work.skip_corrupt,
-    )
-    sampler = StepSampler(
-        len(split),
-        recipe.batch_size,
-        recipe.accumulate,
-        devices.num_ranks,
-        devices.rank,
-        recipe.seed,
-        first_step,
-        last_step,
-    )
-    return DataLoader(
-        samples,
-        batch_sampler=sampler,
-        num_workers=work.workers,
-        collate_fn=collate,
-        pin_memory=devices.device.type == "cuda",
-        worker_init_fn=prepare_worker,
-    )

@@ -32,11 +32,11 @@ class Progress(Strict):
     loss_sum: float = Field(0.0, description="of the steps since the last evaluation")
     loss_steps: int = Field(0, ge=0)
     best_step: int | None = None
-    best_top1: float | None = None
-    before_top1: float | None = None
+    best: float | None = Field(None, description="the task's metric, of the best bundle")
+    before: float | None = Field(None, description="the metric before training")
     num_averaged: int = Field(0, ge=0)
     scaler: dict[str, float] = Field(default_factory=dict)
-    corrupt: tuple[str, ...] = Field((), description="images that were skipped")
+    skipped: tuple[str, ...] = Field((), description="samples that were left out")
 
 
 class _Record(Strict):

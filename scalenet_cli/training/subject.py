@@ -1,8 +1,8 @@
 """What is trained: a bundle's model, its groups, and how its trained tensors become a bundle."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, field
+from typing import final
 
 import torch
 from torch import nn
@@ -23,8 +23,9 @@ HEAD_STD = 0.02
 class Subject:
     """A model with weights, the bundle it came from, and what of it is trained.
 
-    ``base_keys`` says under which keys of the model the source's tensors are. ``config`` is timm's
-    data config: how images are prepared. ``manifest`` is the bundle's with this model's numbers.
+    ``base_keys`` says under which keys of the model the source's tensors are. ``manifest`` is the
+    bundle's with this model's numbers. ``num_classes``, ``new_head`` and ``classes`` are of image
+    classifiers.
     """
 
     model: nn.Module
@@ -34,11 +35,10 @@ class Subject:
     train: tuple[Group, ...]
     base_keys: Mapping[str, tuple[str, ...]]
     bundle: Bundle
-    config: Mapping[str, Any]
-    num_classes: int
-    new_head: bool
-    classes: Mapping[str, int]
     manifest: Manifest
+    num_classes: int | None = None
+    new_head: bool = False
+    classes: Mapping[str, int] = field(default_factory=dict)
 
     def trained_entry(
         self, steps: int, metrics: Mapping[str, float], *, averaged: bool

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, final
 
 from scalenet_cli.errors import MissingExtra
-from scalenet_cli.training.evaluate import Evaluation
 from scalenet_cli.training.loop import Reporter
+from scalenet_cli.training.task import Scores
 
 
 @final
@@ -35,11 +35,10 @@ class TensorBoardReporter:
         self._add("train", values, step)
         self._inner.stepped(step, values)
 
-    def evaluated(self, step: int, result: Evaluation) -> None:
-        """Accuracy and loss of the validation data."""
-        values = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
-        self._add("val", values, step)
-        self._inner.evaluated(step, result)
+    def evaluated(self, step: int, scores: Scores) -> None:
+        """Metrics and loss of the validation data."""
+        self._add("val", {**scores.metrics, "loss": scores.loss}, step)
+        self._inner.evaluated(step, scores)
 
     def note(self, text: str) -> None:
         """Passed on."""

@@ -82,7 +82,8 @@ def test_names_that_are_not_those_of_training(run: Run, tmp_path: Path, images: 
     from scalenet_cli.commands.models import OpenedModel
     from scalenet_cli.errors import ClassesDiffer
     from scalenet_cli.families import family
-    from scalenet_cli.training.splits import DataOptions, open_split
+    from scalenet_cli.training.data import DataOptions
+    from scalenet_cli.vision.splits import open_split
 
     def check(known: dict[str, int], class_map: str | None = None) -> None:
         model = OpenedModel(torch.nn.Identity(), family("vit"), "x", 5, known)

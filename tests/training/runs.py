@@ -18,12 +18,13 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from scalenet_cli import expand_checkpoint
-from scalenet_cli.commands.finetune import FinetuneOptions, FinetuneReport, finetune
+from scalenet_cli.commands.finetune import FinetuneReport, finetune
+from scalenet_cli.commands.finetune_setup import FinetuneOptions
 from scalenet_cli.plan.load import plan_from_dict
+from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.optimization import freeze
 from scalenet_cli.training.session import Work
-from scalenet_cli.training.splits import DataOptions
 from tests.laws.building import write_source
 from tests.models import TinyCase, tiny_case
 
@@ -111,7 +112,7 @@ def train(
     chosen = FinetuneOptions(settings=dict(recipe), device="cpu", work=work)
     with patch("scalenet_cli.commands.finetune.draw_curves"):
         return finetune(
-            bundle, DataOptions(str(data), workers=workers), output, replace(chosen, **options),
+            bundle, DataOptions(str(data)), output, replace(chosen, **options),
             reporter,
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The order of samples: complete, the same everywhere, and resumable at any step."""
 
+from functools import partial
 from typing import Any
 
 from hypothesis import given
@@ -26,7 +27,9 @@ def shapes(draw: st.DrawFn) -> dict[str, int]:
 
 def sampler(shape: dict[str, int], rank: int, first: int, last: int) -> StepSampler:
     changed: dict[str, Any] = {**shape, "rank": rank, "first_step": first, "last_step": last}
-    return StepSampler(**changed)
+    seed = changed.pop("seed")
+    order = partial(epoch_order, shape["size"], seed)
+    return StepSampler(order=order, **changed)
 
 
 @given(size=st.integers(1, 200), seed=SEEDS, epoch=st.integers(0, 50))

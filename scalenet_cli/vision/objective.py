@@ -7,11 +7,11 @@ from timm.data import Mixup
 from torch.nn import functional as F
 
 from scalenet_cli.errors import OptionError
-from scalenet_cli.plan.training import TrainingRecipe
-from scalenet_cli.training.samples import seed_everything
+from scalenet_cli.plan.training import ImageRecipe
+from scalenet_cli.training.seeding import seed_everything
 
 
-def check_mixup(recipe: TrainingRecipe, micro_batch: int) -> None:
+def check_mixup(recipe: ImageRecipe, micro_batch: int) -> None:
     """The samples of a micro-batch can be mixed in pairs, if they are to be.
 
     Raises:
@@ -28,11 +28,10 @@ def check_mixup(recipe: TrainingRecipe, micro_batch: int) -> None:
 class Objective:
     """What a batch is turned into, and what its logits are compared with."""
 
-    def __init__(self, recipe: TrainingRecipe, num_classes: int, micro_batch: int) -> None:
+    def __init__(self, recipe: ImageRecipe, num_classes: int) -> None:
         self._recipe = recipe
         self._mixup: Mixup | None = None
         if recipe.mixup > 0 or recipe.cutmix > 0:
-            check_mixup(recipe, micro_batch)
             self._mixup = Mixup(
                 mixup_alpha=recipe.mixup,
                 cutmix_alpha=recipe.cutmix,

@@ -1,30 +1,21 @@
 """Samples as tensors. What is random about one is a pure function of seed, epoch and sample."""
 
-import random
-import signal
 from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
-import numpy as np
 import torch
 from PIL import UnidentifiedImageError
 from timm.data import create_transform
 from torch.utils.data import Dataset
 
-from scalenet_cli.plan.training import TrainingRecipe
-from scalenet_cli.surgery.values import derive_seed
+from scalenet_cli.plan.training import ImageRecipe
 from scalenet_cli.training.order import Place
-from scalenet_cli.training.splits import IMAGE_ERRORS, Split
+from scalenet_cli.training.seeding import seed_host
+from scalenet_cli.training.task import Skipped
+from scalenet_cli.vision.splits import IMAGE_ERRORS, Split
 
 # How often training may move on to the next sample where one cannot be read.
 MAX_REPLACEMENTS = 20
-
-
-class Corrupt(NamedTuple):
-    """An image that could not be decoded."""
-
-    name: str
-    reason: str
 
 
 class Batch(NamedTuple):
@@ -33,27 +24,13 @@ class Batch(NamedTuple):
     images: torch.Tensor
     targets: torch.Tensor
     indices: torch.Tensor
-    corrupt: tuple[Corrupt, ...]
+    corrupt: tuple[Skipped, ...]
 
 
-Sample = tuple[torch.Tensor | None, int, int, tuple[Corrupt, ...]]
+Sample = tuple[torch.Tensor | None, int, int, tuple[Skipped, ...]]
 
 
-def seed_everything(seed: int, purpose: str) -> None:
-    """Seeds the generators that augmentation and layers draw from, on every device."""
-    torch.manual_seed(_seed_host(seed, purpose))
-
-
-def _seed_host(seed: int, purpose: str) -> int:
-    derived = derive_seed(seed, purpose)
-    random.seed(derived)
-    np.random.seed(derived % 2**32)
-    # torch.manual_seed also asks for CUDA, which costs 50 times as much per sample.
-    torch.default_generator.manual_seed(derived)
-    return derived
-
-
-def training_transform(recipe: TrainingRecipe, config: dict[str, Any]) -> Any:
+def training_transform(recipe: ImageRecipe, config: dict[str, Any]) -> Any:
     """Timm's augmentation, without timm's prefetcher: erasing is then random per sample too."""
     if recipe.no_aug:
         return evaluation_transform(config)
@@ -100,14 +77,14 @@ class TrainingSamples(Dataset[Sample]):
 
     def __getitem__(self, place: Place) -> Sample:
         epoch, index = place
-        _seed_host(self.seed, f"sample {index} of epoch {epoch}")
-        corrupt: list[Corrupt] = []
+        seed_host(self.seed, f"sample {index} of epoch {epoch}")
+        corrupt: list[Skipped] = []
         for attempt in range(MAX_REPLACEMENTS if self.skip_corrupt else 1):
             at = (index + attempt) % len(self.split)
             try:
                 image, target = self.split.read(at)
             except IMAGE_ERRORS as error:
-                corrupt.append(Corrupt(self.split.name(at), _reason(error)))
+                corrupt.append(Skipped(self.split.name(at), _reason(error)))
                 continue
             return self.transform(image), target, at, tuple(corrupt)
         return None, -1, index, tuple(corrupt)
@@ -125,7 +102,7 @@ class EvaluationSamples(Dataset[Sample]):
         try:
             image, target = self.split.read(index)
         except IMAGE_ERRORS as error:
-            return None, -1, index, (Corrupt(self.split.name(index), _reason(error)),)
+            return None, -1, index, (Skipped(self.split.name(index), _reason(error)),)
         return self.transform(image), target, index, ()
 
 
@@ -146,10 +123,3 @@ def collate(samples: Sequence[Sample]) -> Batch:
         torch.tensor([index for _, _, index, _ in good], dtype=torch.long),
         tuple(one for *_, corrupt in samples for one in corrupt),
     )
-
-
-def prepare_worker(_: int) -> None:
-    """Signals are for the main process, which finishes its step with the workers' help."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        if name in signal.Signals.__members__:
-            signal.signal(signal.Signals[name], signal.SIG_IGN)

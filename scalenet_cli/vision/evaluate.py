@@ -3,25 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 import torch
-from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from scalenet_cli.errors import DataUnreadable, ImageUnreadable, TargetOutOfRange
 from scalenet_cli.training.devices import Devices, Precision
-from scalenet_cli.training.order import rank_share
-from scalenet_cli.training.samples import (
+from scalenet_cli.training.task import Skipped
+from scalenet_cli.vision.samples import (
     Batch,
-    Corrupt,
-    EvaluationSamples,
-    collate,
-    evaluation_transform,
-    prepare_worker,
 )
-from scalenet_cli.training.splits import Split
 
 TOP = 5
 
@@ -49,7 +41,7 @@ class Evaluation:
     correct1: int
     correct5: int
     loss_sum: float
-    corrupt: tuple[Corrupt, ...] = ()
+    corrupt: tuple[Skipped, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
     @property
@@ -66,20 +58,6 @@ class Evaluation:
     def loss(self) -> float:
         """Mean cross entropy."""
         return self.loss_sum / self.num_samples
-
-
-def evaluation_loader(
-    split: Split, config: dict[str, Any], devices: Devices, *, batch_size: int, workers: int
-) -> "DataLoader[Any]":
-    """This rank's share of a split, in order."""
-    return DataLoader(
-        EvaluationSamples(split, evaluation_transform(config)),
-        batch_sampler=rank_share(len(split), devices.num_ranks, devices.rank, batch_size),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=devices.device.type == "cuda",
-        worker_init_fn=prepare_worker,
-    )
 
 
 def evaluate(
@@ -102,7 +80,7 @@ def evaluate(
         DataUnreadable: nothing was left to count.
     """
     sums = torch.zeros(4, dtype=torch.float64)  # samples, top-1, top-5, loss
-    corrupt: list[Corrupt] = []
+    corrupt: list[Skipped] = []
     started = time.perf_counter()
     for batch in loader:
         corrupt += require_readable(batch, skip=skip_corrupt)
@@ -131,7 +109,7 @@ def evaluate(
     return Evaluation(int(num_samples), int(correct1), int(correct5), loss_sum, everywhere, seconds)
 
 
-def require_readable(batch: Batch, *, skip: bool) -> Iterator[Corrupt]:
+def require_readable(batch: Batch, *, skip: bool) -> Iterator[Skipped]:
     """The images of a batch that could not be decoded.
 
     Raises:
@@ -167,20 +145,3 @@ def _count(logits_BK: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
     ranked = top_classes(logits_BK) == targets_B[:, None]
     counts = (torch.tensor(len(targets_B)), ranked[:, 0].sum(), ranked.sum(), loss)
     return torch.stack([count.double().cpu() for count in counts])
-
-
-@final
-class EvaluationMode:
-    """A model in evaluation mode for a while; every module gets its own mode back."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._training: list[nn.Module] = []
-
-    def __enter__(self) -> None:
-        self._training = [module for module in self._model.modules() if module.training]
-        self._model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module in self._training:
-            module.training = True

@@ -13,8 +13,8 @@ from timm.data import create_dataset
 from torchvision.datasets import VisionDataset
 
 from scalenet_cli.errors import ClassesDiffer, DataUnreadable, MissingExtra, OptionError
-from scalenet_cli.training.class_map import read_class_map
-from scalenet_cli.training.tars import TarImages, members_of, open_shards
+from scalenet_cli.vision.class_map import read_class_map
+from scalenet_cli.vision.tars import TarImages, members_of, open_shards
 
 # timm reads a prefix that it does not know as a folder; here each has to be known.
 PREFIXES: Final = ("hfds", "torch", "wds")

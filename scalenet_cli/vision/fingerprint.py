@@ -3,7 +3,7 @@
 import hashlib
 
 from scalenet_cli.training.run_folder import SplitRecord
-from scalenet_cli.training.splits import Split
+from scalenet_cli.vision.splits import Split
 
 
 def split_record(split: Split) -> SplitRecord:

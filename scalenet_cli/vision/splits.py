@@ -10,10 +10,9 @@ from PIL import Image
 from torchvision.datasets import ImageFolder, VisionDataset
 
 from scalenet_cli.errors import ClassesDiffer, DataNotFound, DataUnreadable
-from scalenet_cli.training.readers import FOLDERS, check_dataset, left_out, open_reader
+from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES, DataOptions
+from scalenet_cli.vision.readers import FOLDERS, check_dataset, left_out, open_reader
 
-TRAIN_NAMES: Final = ("train", "training")
-VAL_NAMES: Final = ("val", "valid", "validation", "eval", "evaluation")
 # Resizing makes the shorter side as long as the model's, and the longer one in proportion.
 MAX_ASPECT: Final = 1000
 # What decoding a damaged image raises: Pillow's plugins are not of one mind.
@@ -21,25 +20,6 @@ IMAGE_ERRORS: Final = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
     MemoryError, Image.DecompressionBombError,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class DataOptions:
-    """Which data, and how much of it.
-
-    ``dataset`` is timm's name of a data set, such as ``hfds/food101`` or ``torch/cifar10``; empty
-    for folders and ``.tar`` files. A limit takes evenly spaced samples, so that every class stays.
-    """
-
-    data: str
-    dataset: str = ""
-    train_split: str = "train"
-    val_split: str = "validation"
-    limit_train: int | None = None
-    limit_val: int | None = None
-    class_map: str | None = None
-    workers: int = 4
-    skip_corrupt: bool = False
 
 
 @final

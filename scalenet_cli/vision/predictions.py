@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from scalenet_cli.errors import LossNotFinite
 from scalenet_cli.training.devices import Devices
-from scalenet_cli.training.evaluate import top_classes
-from scalenet_cli.training.splits import Split
+from scalenet_cli.vision.evaluate import top_classes
+from scalenet_cli.vision.splits import Split
 
 # Shape legend: B batch, K classes, N images.
 

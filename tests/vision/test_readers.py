@@ -20,8 +20,9 @@ from scalenet_cli.errors import (
     OptionError,
     ScalenetError,
 )
-from scalenet_cli.training import readers
-from scalenet_cli.training.splits import DataOptions, Split, open_split
+from scalenet_cli.vision import readers
+from scalenet_cli.training.data import DataOptions
+from scalenet_cli.vision.splits import Split, open_split
 from tests.images import write_images, write_tar
 
 CLASSES = [f"c{n}" for n in range(3)]

@@ -1,0 +1,87 @@
+"""Sets up a run of an image classifier: splits, classes, and a new head where they need one."""
+
+from dataclasses import replace
+
+from scalenet_cli.bundle.manifest import Manifest
+from scalenet_cli.commands.classes import ImageFacts, fit_classes, image_facts, open_splits
+from scalenet_cli.commands.finetune_setup import Parts, Request, tool_name, train_set
+from scalenet_cli.commands.loading import Loaded, load_bundle
+from scalenet_cli.errors import OptionError
+from scalenet_cli.measure.flops import count_flops
+from scalenet_cli.measure.params import count_parameters
+from scalenet_cli.plan.training import ImageRecipe
+from scalenet_cli.training.run_folder import RunRecord
+from scalenet_cli.training.subject import Subject, fill_new_head
+from scalenet_cli.vision.fingerprint import split_record
+from scalenet_cli.vision.task import ImageTask
+
+
+def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
+    """Task, record and model of a run; the model's weights are read when they are asked for.
+
+    Raises:
+        DataError, OptionError: the data cannot be used, or do not fit the model.
+    """
+    data, options = request.data, request.options
+    if data.val_data is not None:
+        raise OptionError("--val-data is for language models", hint="images have --val-split")
+    facts = image_facts(str(request.source.folder))
+    train, val = open_splits(data, facts.channels)
+    num_classes, new_head = fit_classes(
+        facts, train, wanted=options.num_classes, mapped=data.class_map is not None,
+        reset=options.reset_head,
+    )  # fmt: skip
+    record = RunRecord(
+        tool=tool_name(),
+        bundle=request.source.manifest.digest,
+        train=split_record(train),
+        val=split_record(val),
+        num_classes=num_classes,
+        new_head=new_head,
+        classes=dict(train.classes),
+    )
+    task = ImageTask(
+        recipe, train, val, config=dict(facts.config), num_classes=num_classes,
+        skip_corrupt=data.skip_corrupt,
+    )  # fmt: skip
+    head = f"the head is new: {num_classes} classes, and it is trained too"
+    changed = replace(facts, num_classes=num_classes, classes=train.classes)
+    return Parts(
+        task,
+        record,
+        lambda: _subject(request, recipe, changed, new_head=new_head),
+        (head,) if new_head else (),
+    )
+
+
+def _subject(
+    request: Request, recipe: ImageRecipe, facts: ImageFacts, *, new_head: bool
+) -> Subject:
+    """The model with the classes that the data need."""
+    num_classes = facts.num_classes if new_head else None
+    loaded = load_bundle(request.start, check=True, num_classes=num_classes)
+    if new_head:
+        fill_new_head(loaded.model, loaded.groups, recipe.seed)
+    return Subject(
+        loaded.model,
+        loaded.family,
+        loaded.layout,
+        loaded.groups,
+        train_set(loaded, recipe, new_head=new_head),
+        loaded.base_keys,
+        loaded.bundle,
+        _recount(loaded) if new_head else loaded.bundle.manifest,
+        facts.num_classes,
+        new_head,
+        facts.classes,
+    )
+
+
+def _recount(loaded: Loaded) -> Manifest:
+    """The manifest with the numbers of a model whose head is new."""
+    size = loaded.family.default_input_size(loaded.model)
+    changes = {
+        "parameters": count_parameters(loaded.model, loaded.layout, loaded.groups, loaded.train),
+        "flops": count_flops(loaded.model, loaded.layout, loaded.family, size),
+    }
+    return loaded.bundle.manifest.model_copy(update=changes)

@@ -1,0 +1,1 @@
+"""Language models: records of text, tokenizers, and what is measured on them."""

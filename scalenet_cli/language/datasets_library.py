@@ -1,0 +1,96 @@
+"""Records through the library `datasets`: from the hub, and from folders that it wrote."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from scalenet_cli.errors import DataNotFound, DataUnreadable, DownloadFailed, MissingExtra
+from scalenet_cli.language.records import HUB, Record
+from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES
+
+# What `save_to_disk` leaves in a folder.
+SAVED: Final = ("dataset_dict.json", "dataset_info.json")
+
+
+def read_from_hub(reference: str, split: str) -> list[Record]:
+    """One split of ``hf:OWNER/NAME``, ``/CONFIG`` and ``@REVISION`` where they are given.
+
+    Raises:
+        DataNotFound: the reference has another form, or there is no such split.
+        DownloadFailed: offline, no such data set, or no access.
+    """
+    library = _library(reference)
+    name, _, revision = reference.removeprefix(HUB).partition("@")
+    owner, slash, rest = name.partition("/")
+    title, _, config = rest.partition("/")
+    if not (owner and slash and title):
+        raise DataNotFound("no name of a data set", where=reference, hint="hf:OWNER/NAME")
+
+    def load() -> Any:
+        return library.load_dataset(f"{owner}/{title}", config or None, revision=revision or None)
+
+    return _records(_attempt(load, reference, download=True), split, reference)
+
+
+def read_from_folder(folder: Path, split: str) -> list[Record]:
+    """One split of a folder that `datasets` saved or understands.
+
+    Raises:
+        DataNotFound: there is no such split.
+        DataUnreadable: the library cannot read the folder.
+    """
+    library, place = _library(str(folder)), str(folder)
+    saved = any((folder / name).is_file() for name in SAVED)
+    load = library.load_from_disk if saved else library.load_dataset
+    return _records(_attempt(lambda: load(place), place, download=False), split, place)
+
+
+def _library(place: str) -> ModuleType:
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise MissingExtra(
+            "this kind of data needs the package datasets",
+            where=place,
+            hint="pip install 'scalenet-cli[data]', or write the records to a .jsonl",
+        ) from None
+    datasets.disable_progress_bars()
+    library: ModuleType = datasets
+    return library
+
+
+def _attempt(load: Callable[[], Any], place: str, *, download: bool) -> Any:
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    reached = (OSError, HfHubHTTPError, HFValidationError)
+    try:
+        return load()
+    except (
+        *reached, DatasetsError, pyarrow.ArrowException, ValueError, TypeError, LookupError,
+        AttributeError,
+    ) as error:  # fmt: skip
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        if download and isinstance(error, reached):
+            raise DownloadFailed(
+                f"{place} could not be fetched: {first}",
+                hint="check the name and the network; a local file or folder works offline",
+            ) from None
+        raise DataUnreadable(f"datasets cannot read it: {first}", where=place) from None
+
+
+def _records(loaded: Any, split: str, place: str) -> list[Record]:
+    """The rows of a split; a data set that was saved alone has no splits, and is its own."""
+    from datasets import DatasetDict
+
+    if isinstance(loaded, DatasetDict):
+        known = next((names for names in (TRAIN_NAMES, VAL_NAMES) if split in names), ())
+        name = next((name for name in (split, *known) if name in loaded), None)
+        if name is None:
+            raise DataNotFound(
+                f"the data have no split {split}, but {', '.join(map(str, loaded))}", where=place
+            )
+        loaded, place = loaded[name], f"{place} {name}"
+    return [Record(dict(row), f"{place}[{at}]") for at, row in enumerate(loaded)]

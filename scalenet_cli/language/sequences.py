@@ -1,0 +1,175 @@
+"""Examples as tokens: cut to a length, and packed several to a row where that is wanted."""
+
+import hashlib
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalenet_cli.errors import DataUnreadable
+from scalenet_cli.language.examples import Example, Span
+from scalenet_cli.language.tokenizers import check_ids
+
+# Examples that the tokenizer gets at a time.
+_AT_ONCE: Final = 1000
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Token sequences end to end.
+
+    Shapes: tokens and is_target (T,), bounds (N + 1,): sequence n is from bounds[n] to the next.
+    ``num_cut`` examples lost their end, ``num_dropped`` had nothing left to learn.
+    """
+
+    tokens: NDArray[np.int32]
+    is_target: NDArray[np.bool_]
+    bounds: NDArray[np.int64]
+    num_cut: int
+    num_dropped: int
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every sequence: (N,)."""
+        return np.diff(self.bounds)
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of all tokens, targets and bounds."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.is_target, self.bounds):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def tokenize(
+    examples: Iterable[Example | None],
+    tokenizer: Any,
+    max_length: int,
+    num_embeddings: int,
+    where: str,
+) -> Sequences:
+    """Tokens of all examples; what is longer than ``max_length`` is cut.
+
+    Plain text is cut into pieces, each a sequence of its own; anything else loses its end. What has
+    no target left is dropped.
+
+    Raises:
+        ArchitectureMismatch: a token that the embedding has no row for.
+        DataUnreadable: nothing is left.
+    """
+    tokens: list[NDArray[np.int32]] = []
+    targets: list[NDArray[np.bool_]] = []
+    num_cut = num_dropped = 0
+    for example in examples_in_tokens(examples, tokenizer):
+        if example is None:
+            num_dropped += 1
+            continue
+        ids, learned, is_plain, place = example
+        check_ids(tokenizer, [int(ids.max())], num_embeddings, place)
+        pieces = range(0, len(ids), max_length) if is_plain else (0,)
+        num_cut += not is_plain and len(ids) > max_length
+        before = len(tokens)
+        for begin in pieces:
+            own = learned[begin : begin + max_length].copy()
+            own[0] = False  # nothing is before it that could tell it
+            if own.any():
+                tokens.append(ids[begin : begin + max_length])
+                targets.append(own)
+        num_dropped += len(tokens) == before
+    if not tokens:
+        raise DataUnreadable(
+            f"no record has anything to learn: {num_dropped} are empty, or their answers begin "
+            f"after max_length, {max_length} tokens",
+            where=where,
+        )
+    bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+    joined = np.concatenate(tokens), np.concatenate(targets)
+    return Sequences(*joined, bounds, num_cut, num_dropped)
+
+
+InTokens = tuple[NDArray[np.int32], NDArray[np.bool_], bool, str]
+
+
+def examples_in_tokens(
+    examples: Iterable[Example | None], tokenizer: Any
+) -> Iterator[InTokens | None]:
+    """Ids, which of them are targets, whether plain, and the place; None stays None.
+
+    A token is a target if any character of it is. What no template has closed ends with the
+    tokenizer's EOS, which is a target.
+    """
+    end = tokenizer.eos_token_id
+    remaining = iter(examples)
+    while group := list(islice(remaining, _AT_ONCE)):
+        there = [example for example in group if example is not None]
+        runs = groupby(there, key=lambda example: example.closed)
+        found = (one for _, run in runs for one in _encode(list(run), tokenizer))
+        for example in group:
+            if example is None:
+                yield None
+                continue
+            ids, offsets = next(found)
+            learned = _targets(offsets, example.targets)
+            if not example.closed and end is not None:
+                ids, learned = np.append(ids, end), np.append(learned, True)
+            yield (
+                (ids.astype(np.int32), learned, example.is_plain, example.place)
+                if len(ids)
+                else None
+            )
+
+
+def _encode(
+    examples: Sequence[Example], tokenizer: Any
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """Ids (T,) and offsets (T, 2) in characters; special tokens have empty ones.
+
+    The examples are all closed, or none is.
+    """
+    found = tokenizer(
+        [example.text for example in examples],
+        add_special_tokens=not examples[0].closed,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True):
+        yield np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2)
+
+
+def _targets(offsets_T2: NDArray[np.int64], spans: Sequence[Span]) -> NDArray[np.bool_]:
+    begin_T, end_T = offsets_T2[:, 0], offsets_T2[:, 1]
+    learned = np.zeros(len(offsets_T2), dtype=np.bool_)
+    for begin, end in spans:
+        learned |= (begin_T < end) & (end_T > begin) & (end_T > begin_T)
+    return learned
+
+
+def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Which sequences share a row of ``room`` tokens: longest first, each where it fits best.
+
+    >>> pack([3, 5, 2, 4], 7)
+    [[1, 2], [3, 0]]
+    """
+    rows: list[list[int]] = []
+    left: list[tuple[int, int]] = []  # room and number of every row, the fullest first
+    for index in sorted(range(len(lengths)), key=lambda at: (-lengths[at], at)):
+        length = lengths[index]
+        at = bisect_left(left, (length, -1))
+        if at == len(left):
+            rows.append([index])
+            insort(left, (room - length, len(rows) - 1))
+            continue
+        room_left, row = left.pop(at)
+        rows[row].append(index)
+        insort(left, (room_left - length, row))
+    return rows

@@ -1,0 +1,27 @@
+"""Which data a run uses."""
+
+from dataclasses import dataclass
+from typing import Final
+
+TRAIN_NAMES: Final = ("train", "training")
+VAL_NAMES: Final = ("val", "valid", "validation", "eval", "evaluation")
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """Which data, and how much of it.
+
+    A limit takes evenly spaced samples, so that every class stays. Of images: ``dataset`` is timm's
+    name of a data set, such as ``hfds/food101`` or ``torch/cifar10``, empty for folders and
+    ``.tar`` files. Of text: ``val_data`` are records of another place than ``data``.
+    """
+
+    data: str
+    dataset: str = ""
+    train_split: str = "train"
+    val_split: str = "validation"
+    limit_train: int | None = None
+    limit_val: int | None = None
+    class_map: str | None = None
+    val_data: str | None = None
+    skip_corrupt: bool = False
