@@ -1,6 +1,7 @@
 """Hugging Face decoders of the Llama kind, those with a list of layer types included."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,7 +28,6 @@ class ModelType:
     config_class: str
     model_class: str
     anatomy: Anatomy
-    per_layer_lists: tuple[str, ...] = ()
 
 
 _PRE_NORM: Final = Anatomy(
@@ -50,24 +50,21 @@ def _with_norms(*norms: str, norm_after_closing: bool = False) -> Anatomy:
 
 
 _SANDWICH: Final = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
-_LAYER_TYPES: Final = ("layer_types",)
+# Entries with one value per layer. The cache reads them even where the layers ignore them (Llama).
+PER_LAYER_LISTS: Final = ("layer_types",)
 
 MODEL_TYPES: Final[Mapping[str, ModelType]] = {
     "llama": ModelType("LlamaConfig", "LlamaForCausalLM", _PRE_NORM),
     "mistral": ModelType("MistralConfig", "MistralForCausalLM", _PRE_NORM),
-    "qwen2": ModelType("Qwen2Config", "Qwen2ForCausalLM", _PRE_NORM, _LAYER_TYPES),
-    "qwen3": ModelType("Qwen3Config", "Qwen3ForCausalLM", _with_norms(*_HEAD_NORMS), _LAYER_TYPES),
+    "qwen2": ModelType("Qwen2Config", "Qwen2ForCausalLM", _PRE_NORM),
+    "qwen3": ModelType("Qwen3Config", "Qwen3ForCausalLM", _with_norms(*_HEAD_NORMS)),
     "gemma2": ModelType(
-        "Gemma2Config",
-        "Gemma2ForCausalLM",
-        _with_norms(*_SANDWICH, norm_after_closing=True),
-        _LAYER_TYPES,
+        "Gemma2Config", "Gemma2ForCausalLM", _with_norms(*_SANDWICH, norm_after_closing=True)
     ),
     "gemma3_text": ModelType(
         "Gemma3TextConfig",
         "Gemma3ForCausalLM",
         _with_norms(*_SANDWICH, *_HEAD_NORMS, norm_after_closing=True),
-        _LAYER_TYPES,
     ),
 }
 
@@ -122,17 +119,25 @@ _LIMITS: Final[Mapping[str, int]] = {
 }
 
 
-def _check_sizes(config: Mapping[str, Any]) -> None:
+def check_config(config: Mapping[str, Any]) -> None:
     """Checked before building: transformers makes a module per layer, however many are asked for.
 
     Raises:
-        ArchitectureMismatch: a size that no model has.
+        ArchitectureMismatch: a size that no model has, or a list that does not match the depth.
     """
     for key, limit in _LIMITS.items():
         value = config.get(key)
         if value is not None and not (type(value) is int and 0 < value <= limit):
             raise ArchitectureMismatch(
                 f"{key} of the config is {str(value)[:60]}, not a whole number from 1 to {limit}"
+            )
+    depth = config.get("num_hidden_layers")
+    for key in PER_LAYER_LISTS:
+        values = config.get(key)
+        if isinstance(values, list) and depth is not None and len(values) != depth:
+            raise ArchitectureMismatch(
+                f"num_hidden_layers of the config is {depth}, but {key} has length {len(values)}",
+                hint="get the config.json that belongs to these weights: one entry per layer",
             )
 
 
@@ -157,7 +162,7 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
     from huggingface_hub.errors import StrictDataclassError
 
     kind = model_type(architecture.arguments)
-    _check_sizes(architecture.arguments)
+    check_config(architecture.arguments)
     settings = {k: v for k, v in architecture.arguments.items() if k not in IGNORED_SETTINGS}
     try:
         config = getattr(transformers, kind.config_class).from_dict(settings)
@@ -174,8 +179,24 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
         ArithmeticError,
         AssertionError,
     ) as error:
-        raise ArchitectureMismatch(f"transformers refuses the config: {error}") from None
+        raise ArchitectureMismatch(
+            f"transformers refuses the config: {' '.join(str(error).split())}",
+            hint="get the config.json that belongs to these weights, or mend that entry",
+        ) from None
     return model.eval()
+
+
+def _empty_on_meta() -> AbstractContextManager[object]:
+    """torch.empty takes no memory: accelerate alone would first ask for that of each Linear."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class EmptyOnMeta(TorchFunctionMode):
+        def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            options = {**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})}
+            return func(*args, **options)
+
+    return EmptyOnMeta()
 
 
 @final
@@ -183,12 +204,13 @@ class LlamaFamily:
     """One stage, ``model.layers``."""
 
     name = "llama"
+    task: Final = "language"
 
     def build(self, architecture: Architecture) -> "nn.Module":
         """See Family."""
         from accelerate import init_empty_weights
 
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), _empty_on_meta():
             model: Any = create_decoder(architecture)
         model.tie_weights()
         built: nn.Module = model
@@ -230,9 +252,10 @@ class LlamaFamily:
         """Cache slots, and every list of the config with one entry per layer."""
         (stage,) = layout.stages
         config = model.config
-        for name in MODEL_TYPES[config.model_type].per_layer_lists:
-            values = getattr(config, name)
-            setattr(config, name, [values[instance.source] for instance in stage.instances])
+        for name in PER_LAYER_LISTS:
+            values = vars(config).get(name)
+            if values is not None:
+                setattr(config, name, [values[instance.source] for instance in stage.instances])
         config.num_hidden_layers = len(stage.instances)
         for instance, block in zip(stage.instances, model.model.layers, strict=True):
             # HF picks the KV-cache slot by layer_idx, so instances may not share it.
@@ -246,7 +269,12 @@ class LlamaFamily:
 
     def checkpoint_gradients(self, model: Any) -> None:
         """See Family."""
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        import warnings
+
+        with warnings.catch_warnings():
+            # Later 5.x versions call it activation_checkpointing_enable, which 5.11 has not.
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def finish(self, model: Any, folder: Path, files: Collection[str]) -> None:
         """The generation config that the source came with."""
