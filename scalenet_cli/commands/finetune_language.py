@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scalenet_cli.bundle.read import read_manifest
 from scalenet_cli.commands.finetune_setup import Parts, Request, tool_name, train_set
@@ -21,6 +21,9 @@ from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.run_folder import RunRecord, SplitRecord
 from scalenet_cli.training.subject import Subject
 
+# Tokens of a sequence, where neither recipe nor model says less; Alpaca's.
+DEFAULT_LENGTH: Final = 512
+
 
 def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
     """Task, record and model of a run; the model's weights are read when they are asked for.
@@ -31,20 +34,15 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
     data, folder = request.data, request.source.folder
     _refuse_image_options(request)
     config: Any = describe(str(folder), SourceOptions()).model.config
-    if recipe.max_length > config.max_position_embeddings:
-        raise OptionError(
-            f"max_length is {recipe.max_length}, but the model is made for "
-            f"{config.max_position_embeddings} tokens",
-            hint=f"--set max_length={config.max_position_embeddings} or less",
-        )
+    max_length = _max_length(recipe, int(config.max_position_embeddings))
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config.vocab_size, str(folder))
     maker = ExampleMaker(tokenizer, recipe.template, train_on_prompt=recipe.train_on_prompt)
     splits = _open(data, recipe)
-    prepare = _Preparing(maker, tokenizer, recipe.max_length, config.vocab_size)
+    prepare = _Preparing(maker, tokenizer, max_length, config.vocab_size)
     train = prepare.sequences(splits.train, data.data)
     val = prepare.sequences(splits.val, data.val_data or data.data)
-    task = LanguageTask(recipe, train, val, place=data.data)
+    task = LanguageTask(recipe, train, val, max_length=max_length, place=data.data)
     record = RunRecord(
         tool=tool_name(),
         bundle=read_manifest(folder).digest,
@@ -58,6 +56,20 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
         _told("validation", splits.val, val, maker.template),
     )
     return Parts(task, record, lambda: _subject(request, recipe), notes)
+
+
+def _max_length(recipe: LanguageRecipe, context: int) -> int:
+    """Tokens of the longest sequence.
+
+    Raises:
+        OptionError: the model is made for fewer.
+    """
+    if recipe.max_length is not None and recipe.max_length > context:
+        raise OptionError(
+            f"max_length is {recipe.max_length}, but the model is made for {context} tokens",
+            hint=f"--set max_length={context} or less",
+        )
+    return recipe.max_length or min(DEFAULT_LENGTH, context)
 
 
 @dataclass(frozen=True, slots=True)

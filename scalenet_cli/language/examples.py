@@ -61,8 +61,8 @@ class ExampleMaker:
                 hint="leave template out for Alpaca's, or put a chat_template.jinja beside the "
                 "tokenizer",
             )
-        chosen = "chat" if has_chat else "alpaca"
-        self.template: Template = chosen if template == "auto" else template
+        own: Template = "chat" if has_chat else "alpaca"
+        self.template: Template = own if template == "auto" else template
 
     def make(self, record: Record) -> Example | None:
         """The example of a record; None where there is nothing to learn in it.

@@ -98,7 +98,7 @@ def grouped_order(
     """
     order = epoch_order(len(lengths), seed, epoch)
     whole = len(order) // batch_size * batch_size
-    runs = order[:whole].split(batch_size * _SORTED_BATCHES)
+    runs = torch.split(order[:whole], batch_size * _SORTED_BATCHES)
     by_length = torch.from_numpy(lengths)
     ordered = [run[by_length[run].argsort(descending=True, stable=True)] for run in runs]
     batches = torch.cat([order[:0], *ordered]).view(-1, batch_size)

@@ -42,11 +42,17 @@ class LanguageTask:
     default_workers: ClassVar[int] = 0
 
     def __init__(
-        self, recipe: LanguageRecipe, train: Sequences, val: Sequences, *, place: str
+        self,
+        recipe: LanguageRecipe,
+        train: Sequences,
+        val: Sequences,
+        *,
+        max_length: int,
+        place: str,
     ) -> None:
         self._recipe = recipe
         self.place: Final = place
-        room = recipe.max_length if recipe.packing else None
+        room = max_length if recipe.packing else None
         self.training: Final = TokenRows(train, room=room, longest_first=False)
         self.validation: Final = TokenRows(val, room=None, longest_first=True)
         self.sizes: Final = (len(self.training), len(self.validation))

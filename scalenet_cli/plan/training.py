@@ -183,8 +183,10 @@ class LanguageRecipe(TrainingRecipe):
     warmup_lr: NonNegative = Field(0.0, description="learning rate at the first step")
     weight_decay: NonNegative = Field(0.0, description="not of biases, norms, gates")
     clip_grad: Positive | None = Field(1.0, description="largest norm of the gradient")
-    max_length: Annotated[int, Number, Field(ge=2, le=2**20)] = Field(
-        512, description="tokens of a sequence; what is longer is cut, see the guide"
+    max_length: Annotated[int, Number, Field(ge=2, le=2**20)] | None = Field(
+        None,
+        description="tokens of a sequence, what is longer is cut; if unset 512, or the model's "
+        "context where that is shorter",
     )
     template: Literal["auto", "chat", "alpaca", "none"] = Field(
         "auto", description="how records become text; `auto` is the model's own chat template, or "
