@@ -13,6 +13,7 @@ PACKAGE = Path(scalenet_cli.__file__).parent
 LAYERS = (
     ("cli",),
     ("commands",),
+    ("vision", "language"),
     ("training", "measure"),
     ("surgery", "bundle"),
     ("families", "adapters"),

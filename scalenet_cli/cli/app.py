@@ -17,6 +17,7 @@ from scalenet_cli.cli import (
     expand,
     finetune,
     flops,
+    generate,
     inspection,
     quickstart,
     recipes,
@@ -91,6 +92,7 @@ app.command("check")(check.check)
 app.command("count-params")(count_params.count_params)
 app.command("flops")(flops.flops)
 app.command("eval")(evaluate.evaluate)
+app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("verify")(verify.verify)
 app.command("recipes")(recipes.recipes)

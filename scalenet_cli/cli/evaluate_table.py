@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.evaluate import EvalReport, Progress
+    from scalenet_cli.commands.evaluate_language import LanguageReport
 
 _SHOWN = 20
 
@@ -35,6 +36,49 @@ def show(facts: "EvalReport") -> None:
         typer.echo(f"corrupt: {len(facts.corrupt) - _SHOWN} more; --json lists them all")
     for name in facts.files:
         typer.echo(f"written to {name}")
+
+
+def show_language(facts: "LanguageReport") -> None:
+    """One block of numbers per text, per file of questions, and per task."""
+    processes = f", {facts.num_processes} processes" if facts.num_processes > 1 else ""
+    typer.echo(f"{facts.architecture}: {facts.dtype} on {facts.device}{processes}")
+    for text in facts.perplexity:
+        _block(
+            f"{text.data}: windows of {text.context} tokens, every {text.stride}",
+            [
+                ("documents", f"{text.num_documents:,}"),
+                ("empty", f"{text.num_empty:,}"),
+                ("several windows", f"{text.num_windowed:,}"),
+                ("tokens", f"{text.num_tokens:,}  ({text.num_targets:,} predicted)"),
+                ("perplexity", f"{text.perplexity:.4f}"),
+                ("loss", f"{text.loss:.4f} nats per token"),
+                ("bits per byte", f"{text.bits_per_byte:.4f}"),
+                ("tokens per second", f"{text.tokens_per_second:,.1f}"),
+            ],
+        )
+    for asked in facts.choices:
+        _block(
+            f"{asked.data}: up to {asked.context} tokens",
+            [
+                ("questions", f"{asked.num_questions:,}"),
+                ("truncated", f"{asked.num_truncated:,}"),
+                ("acc", _with_error(asked.acc, asked.acc_stderr)),
+                ("acc_norm", _with_error(asked.acc_norm, asked.acc_norm_stderr)),
+            ],
+        )
+    for task in facts.tasks:
+        found = [(k, _with_error(v, task.standard_errors.get(k))) for k, v in task.metrics.items()]
+        _block(f"{task.task}: {task.num_samples:,} samples, {task.num_fewshot}-shot", found)
+
+
+def _block(title: str, rows: list[tuple[str, str]]) -> None:
+    typer.echo(f"\n{_printable(title)}")
+    for name, value in rows:
+        typer.echo(f"{name:<18} {value}")
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4f}" if error is None else f"{value:.4f} +- {error:.4f}"
 
 
 def _printable(text: str) -> str:

@@ -54,6 +54,14 @@ def finetune(
         float | None,
         typer.Option(rich_help_panel=_RECIPE, help="Of the last block; default: the plan's."),
     ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=_RECIPE, help="Text: tokens of a sequence; longer is cut."),
+    ] = None,
+    packing: Annotated[
+        bool | None,
+        typer.Option("--packing", rich_help_panel=_RECIPE, help="Text: several records a row."),
+    ] = None,
     ema_decay: Annotated[
         float | None,
         typer.Option(rich_help_panel=_RECIPE, help="Average the trained tensors, and save that."),
@@ -177,6 +185,8 @@ def finetune(
         "weight_decay": weight_decay,
         "warmup_epochs": warmup_epochs,
         "drop_path": drop_path,
+        "max_length": max_length,
+        "packing": packing,
         "ema_decay": ema_decay,
         "precision": precision,
         "gradient_checkpointing": gradient_checkpointing,

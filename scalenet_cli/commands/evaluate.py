@@ -12,6 +12,7 @@ from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.result_files import PARQUET, check_result_file
 from scalenet_cli.errors import OptionError
+from scalenet_cli.language.records import SUFFIXES
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -107,6 +108,12 @@ def evaluate(
     how, options = how or EvalOptions(), options or SourceOptions()
     if data is None and not how.dataset.lower().startswith("hfds/"):
         raise OptionError("--data is missing", hint="--data takes a folder or a .tar")
+    if data is not None and not how.dataset and Path(data).suffix.lower() in SUFFIXES:
+        raise OptionError(
+            f"the model classifies images, but {data} is a file of text",
+            where=str(target),
+            hint="--data takes a folder or a .tar; language models take text",
+        )
     files = {
         CONFUSION: (how.confusion, (".csv", ".json")),
         PREDICTIONS: (how.predictions, (".csv", PARQUET)),

@@ -23,7 +23,7 @@ from scalenet_cli.errors import (
 )
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Architecture, Family
-from scalenet_cli.families.sources import Source, check_tensors, open_source
+from scalenet_cli.families.sources import Source, check_tensors, naming, open_source
 from scalenet_cli.families.sources.tensors import TORCH_NAMES
 from scalenet_cli.plan.layout import Layout, StageShape
 from scalenet_cli.plan.load import PlanDocument
@@ -113,7 +113,8 @@ def build_base(
     architecture: Architecture, family: Family, source: Source | None, where: str
 ) -> nn.Module:
     """The source model on the meta device, with the types of the source's tensors."""
-    base = family.build(architecture)
+    with naming(where):
+        base = family.build(architecture)
     if source is not None and source.tensors:
         check_tensors(base, source.tensors, where)
         specs = {

@@ -191,7 +191,7 @@ def test_targets_that_are_no_image_classifiers(run: Run, tmp_path: Path, images:
     bundle = write_bundle(tmp_path, "qwen3")
     for target in (decoder, bundle):
         arguments = ("eval", target, "--data", images)
-        says = ("a model of the family llama does not classify images",)
+        says = ("a language model does not classify images", "has no records")
         refuse(run, tmp_path, *arguments, status=USAGE, code="option", says=says)
     headless = ("eval", "timm:vit_tiny_patch16_224", "--random-weights", "--data", images)
     headless += ("--model-kwargs", "num_classes=0", "--model-kwargs", "depth=1")

@@ -165,7 +165,7 @@ def damage(data: Path) -> None:
         (data / name).write_bytes(b"")
 
 
-def test_skipped_images_are_named_once_counted_and_do_not_change_between_runs(
+def test_skipped_samples_are_named_once_counted_and_do_not_change_between_runs(
     run: Run, ground: Path, data: Path, tmp_path: Path
 ) -> None:
     damage(data)
@@ -173,7 +173,7 @@ def test_skipped_images_are_named_once_counted_and_do_not_change_between_runs(
     for name in ("one", "two"):
         ended = run(*command(ground, tmp_path / name, *options, data=data))
         assert ended.exit_code == 0, ended.stderr
-        assert json.loads(ended.stdout)["skipped_images"] == 3
+        assert json.loads(ended.stdout)["skipped_samples"] == 3
         told = [line for line in ended.stderr.splitlines() if "skipped" in line]
         assert sorted(line.split(":")[1] for line in told) == [
             " skipped class0/000.png of the training data",

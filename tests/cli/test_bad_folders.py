@@ -61,7 +61,7 @@ def test_a_folder_in_the_place_of_a_file(run: Run, tmp_path: Path, name: str) ->
         ({"num_hidden_layers": 1}, "architecture-mismatch", "model.layers.1"),
         ({"hidden_size": 64}, "architecture-mismatch", "(64, 64)"),
         ({"intermediate_size": 96}, "architecture-mismatch", "(96, 32)"),
-        ({"vocab_size": 65}, "architecture-mismatch", "is (64, 32), but the architecture has (65"),
+        ({"vocab_size": 65}, "architecture-mismatch", "is 65, but the embedding has 64 rows"),
         ({"head_dim": 16}, "architecture-mismatch", "(64, 32)"),
         ({"num_key_value_heads": 4}, "architecture-mismatch", "k_proj"),
         ({"model_type": "qwen3"}, "architecture-mismatch", "q_norm"),

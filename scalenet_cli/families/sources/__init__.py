@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from scalenet_cli.errors import CheckpointError, CheckpointNotFound, OptionError
 from scalenet_cli.families.sources.folder import (
+    carried_files,
     decoder_architecture,
     decoder_source,
     has_weights,
@@ -124,7 +125,8 @@ def _folder(
     if random_seed is not None:
         from scalenet_cli.families.sources.random_weights import random_decoder
 
-        return random_decoder(decoder_architecture(config, str(path)), random_seed)
+        described = decoder_architecture(config, str(path / "config.json"))
+        return replace(random_decoder(described, random_seed), carried=carried_files(path))
     return decoder_source(path, config, weights=weights)
 
 

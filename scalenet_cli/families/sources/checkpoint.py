@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from scalenet_cli.errors import CheckpointNotFound, CheckpointUnreadable
+from scalenet_cli.errors import CheckpointNotFound, CheckpointUnreadable, UnsupportedTensor
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile, read_header
 from scalenet_cli.families.sources.tensors import SourceTensor
 
@@ -41,6 +41,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: missing, damaged, unsafe, or no checkpoint at all.
+        UnsupportedTensor: a GGUF file.
     """
     if path.exists() and not path.is_file():
         raise CheckpointUnreadable("not a regular file", where=str(path))
@@ -51,6 +52,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(str(path), dict(file.tensors), (file,))
     if not path.is_file():
         raise CheckpointNotFound("there is no such file", where=str(path))
+    refuse_gguf(path)
     from scalenet_cli.families.sources.pickle_file import read_pickle
 
     return read_pickle(path)
+
+
+def refuse_gguf(path: Path) -> None:
+    """llama.cpp's format, whatever the file is called.
+
+    Raises:
+        UnsupportedTensor: the file is of that format.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            return
+    raise UnsupportedTensor(
+        "a GGUF file holds quantised weights, which cannot be tied and adapted",
+        where=str(path),
+        hint="use the folder that it was made from; or let transformers dequantise it: save "
+        f"AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file={path.name!r}), and AutoTokenizer "
+        "likewise, with save_pretrained(NEW), and expand NEW",
+    )

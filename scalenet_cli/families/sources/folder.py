@@ -7,18 +7,20 @@ from typing import Any, Final
 
 from scalenet_cli.errors import (
     ArchitectureMismatch,
+    CheckpointError,
     CheckpointIncomplete,
     CheckpointNotFound,
     CheckpointUnreadable,
     UnsupportedTensor,
 )
 from scalenet_cli.families.base import Architecture
-from scalenet_cli.families.llama import DERIVED, IGNORED_SETTINGS, model_type
-from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint
+from scalenet_cli.families.llama import DERIVED, IGNORED_SETTINGS, check_config, model_type
+from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint, refuse_gguf
 from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
 from scalenet_cli.families.sources.source import Source
 from scalenet_cli.families.sources.tensors import FLOATS, SourceTensor
+from scalenet_cli.families.sources.tokenizer_files import tokenizer_notes
 
 MAX_CONFIG_BYTES: Final = 1_000_000
 MAX_INDEX_BYTES: Final = 50_000_000
@@ -43,6 +45,8 @@ CARRIED: Final = (
     "LICENSE*",
     "NOTICE*",
 )
+_EMBEDDING: Final = "model.embed_tokens.weight"
+_HEAD: Final = "lm_head.weight"
 
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:
@@ -67,6 +71,7 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json."""
     if not (folder / "config.json").is_file():
+        _refuse_gguf_alone(folder)
         raise CheckpointNotFound(
             "the folder has no config.json",
             where=str(folder),
@@ -88,6 +93,7 @@ def read_weights(folder: Path) -> Checkpoint:
     """
     name = next((name for name in WEIGHTS if (folder / name).exists()), None)
     if name is None:
+        _refuse_gguf_alone(folder)
         raise CheckpointIncomplete(
             "the folder has no weights",
             where=str(folder),
@@ -96,6 +102,12 @@ def read_weights(folder: Path) -> Checkpoint:
     if not name.endswith(".index.json"):
         return read_checkpoint(folder / name)
     return _read_shards(folder, folder / name)
+
+
+def _refuse_gguf_alone(folder: Path) -> None:
+    """A folder whose weights are a GGUF file."""
+    for path in sorted(folder.glob("*.gguf")):
+        refuse_gguf(path)
 
 
 def _read_shards(folder: Path, index: Path) -> Checkpoint:
@@ -136,16 +148,31 @@ def decoder_architecture(config: Mapping[str, Any], where: str) -> Architecture:
     Raises:
         UnknownArchitecture: a model type that no family describes.
         UnsupportedTensor: a quantised model.
+        ArchitectureMismatch: sizes that no model has, lists that do not match the depth.
     """
-    model_type(config)
-    if config.get("quantization_config"):
-        raise UnsupportedTensor(
-            "the model is quantised, so its Linears cannot be tied and adapted",
-            where=where,
-            hint="use the checkpoint it was quantised from, or dequantise it with transformers",
-        )
+    try:
+        model_type(config)
+        check_config(config)
+    except CheckpointError as error:
+        error.where = where
+        raise
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key):
+            raise UnsupportedTensor(
+                f"the model is quantised ({_method(config[key])}), so its Linears cannot be tied "
+                "and adapted",
+                where=where,
+                hint="use the checkpoint it was quantised from; or dequantise it with "
+                "transformers, AutoModelForCausalLM.from_pretrained(FOLDER).dequantize() where its "
+                "method allows that, and expand what save_pretrained writes",
+            )
     arguments = {key: value for key, value in config.items() if key not in IGNORED_SETTINGS}
     return Architecture("llama", str(config["model_type"]), arguments)
+
+
+def _method(quantisation: Any) -> str:
+    named = quantisation.get("quant_method") if isinstance(quantisation, dict) else quantisation
+    return str(named)[:40]
 
 
 def decoder_source(folder: Path, config: Mapping[str, Any], *, weights: bool) -> Source:
@@ -158,27 +185,56 @@ def decoder_source(folder: Path, config: Mapping[str, Any], *, weights: bool) ->
         key for key in checkpoint.tensors if any(fnmatchcase(key, name) for name in DERIVED)
     )
     duplicates = _repeated_head(checkpoint, config)
+    renamed = _lone_head(checkpoint, config)
+    ours = {theirs: key for key, theirs in renamed.items()}
     tensors = {
-        key: tensor
+        ours.get(key, key): tensor
         for key, tensor in checkpoint.tensors.items()
         if key not in dropped and key not in duplicates
     }
-    integral = next((key for key, t in tensors.items() if t.spec.dtype not in FLOATS), None)
-    if integral:
-        raise UnsupportedTensor(
-            f"{integral} has the type {tensors[integral].spec.dtype}",
-            where=str(folder),
-            hint="quantised weights cannot be scaled: use the checkpoint they were made from",
-        )
+    _refuse_integers(tensors, str(folder))
+    num_embeddings = _check_vocabulary(tensors, config, str(folder / "config.json"))
     return Source(
         architecture=architecture,
         tensors=tensors,
         kind=checkpoint.kind,
+        renamed=renamed,
         dropped=dropped,
         duplicates=duplicates,
         verbatim=_whole(checkpoint, tensors),
-        carried=tuple(_carried(folder)),
+        carried=carried_files(folder),
+        notes=tokenizer_notes(folder, num_embeddings),
     )
+
+
+def _refuse_integers(tensors: Mapping[str, SourceTensor], where: str) -> None:
+    integral = next((key for key, t in tensors.items() if t.spec.dtype not in FLOATS), None)
+    if integral:
+        raise UnsupportedTensor(
+            f"{integral} has the type {tensors[integral].spec.dtype}",
+            where=where,
+            hint="quantised weights cannot be scaled: use the checkpoint they were made from",
+        )
+
+
+def _check_vocabulary(
+    tensors: Mapping[str, SourceTensor], config: Mapping[str, Any], where: str
+) -> int | None:
+    """The rows of the embedding, which are as many as the config says.
+
+    Raises:
+        ArchitectureMismatch: they are not.
+    """
+    shape = tensors[_EMBEDDING].spec.shape if _EMBEDDING in tensors else ()
+    stated = config.get("vocab_size")
+    if len(shape) == 2 and stated is not None and stated != shape[0]:
+        raise ArchitectureMismatch(
+            f"vocab_size of the config is {stated}, but the embedding has {shape[0]} rows",
+            where=where,
+            hint=f'set "vocab_size": {shape[0]} if tokens were added to the model or taken away, '
+            "or get the config.json that belongs to these weights",
+        )
+    return shape[0] if shape else None
 
 
 def _whole(
@@ -189,16 +245,24 @@ def _whole(
     return checkpoint.files if sorted(in_files) == sorted(tensors) else ()
 
 
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("tie_word_embeddings", str(config["model_type"]).startswith("gemma")))
+
+
+def _lone_head(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, str]:
+    """The one tensor of a tied pair, where it was written under the head's name."""
+    present = _HEAD in checkpoint.tensors and _EMBEDDING not in checkpoint.tensors
+    return {_EMBEDDING: _HEAD} if present and _is_tied(config) else {}
+
+
 def _repeated_head(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, str]:
     """A tied head that was written beside the embedding although it is the same tensor."""
-    tied = config.get("tie_word_embeddings", str(config["model_type"]).startswith("gemma"))
-    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     tensors = checkpoint.tensors
-    if not tied or head not in tensors or embedding not in tensors:
+    if not _is_tied(config) or _HEAD not in tensors or _EMBEDDING not in tensors:
         return {}
-    same = tensors[head].spec == tensors[embedding].spec and all(
+    same = tensors[_HEAD].spec == tensors[_EMBEDDING].spec and all(
         bytes(one) == bytes(other)
-        for one, other in zip(tensors[head].chunks(), tensors[embedding].chunks(), strict=True)
+        for one, other in zip(tensors[_HEAD].chunks(), tensors[_EMBEDDING].chunks(), strict=True)
     )
     if not same:
         raise ArchitectureMismatch(
@@ -206,14 +270,17 @@ def _repeated_head(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[st
             where=checkpoint.where,
             hint='set "tie_word_embeddings": false in config.json if the head is its own',
         )
-    return {head: embedding}
+    return {_HEAD: _EMBEDDING}
 
 
-def _carried(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file()
-        and path.suffix in _CARRIED_SUFFIXES
-        and any(fnmatchcase(path.name, pattern) for pattern in CARRIED)
+def carried_files(folder: Path) -> tuple[Path, ...]:
+    """The small files of a folder that belong to its model."""
+    return tuple(
+        sorted(
+            path
+            for path in folder.iterdir()
+            if path.is_file()
+            and path.suffix in _CARRIED_SUFFIXES
+            and any(fnmatchcase(path.name, pattern) for pattern in CARRIED)
+        )
     )

@@ -73,8 +73,8 @@ def check_tensors(model: "nn.Module", tensors: Mapping[str, SourceTensor], where
         raise ArchitectureMismatch(
             f"the architecture and the weights disagree: {'; '.join(facts)}",
             where=where,
-            hint="name the right architecture with --arch and --model-kwargs, or get the config "
-            "that belongs to these weights",
+            hint="get the config that belongs to these weights, or, for a timm model, name the "
+            "right architecture with --arch and --model-kwargs",
         )
 
 

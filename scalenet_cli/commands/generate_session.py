@@ -1,0 +1,74 @@
+"""One text of ``scalenet generate``."""
+
+import time
+from typing import TYPE_CHECKING
+
+from scalenet_cli.commands.generate import GenerateReport
+from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.errors import OptionError
+from scalenet_cli.language.generation import Sampling, encode_prompt, generate_text
+from scalenet_cli.language.tokenizers import check_ids
+from scalenet_cli.training.devices import find_device
+from scalenet_cli.training.failures import explained
+
+if TYPE_CHECKING:
+    from scalenet_cli.commands.generate import GenerateOptions, Listener
+
+
+def run_generation(
+    target: str,
+    prompt: str,
+    how: "GenerateOptions",
+    options: SourceOptions,
+    listener: "Listener | None",
+) -> GenerateReport:
+    """Opens, writes and reports; see generate."""
+    device = find_device(how.device)
+    opened = open_language_model(target, options, tokenizer=how.tokenizer, precision=how.precision)
+    ids, chat = encode_prompt(opened.tokenizer, prompt, chat=how.chat)
+    left = _room(opened, ids)
+    notes = list(opened.notes)
+    if left < how.max_new_tokens:
+        notes.append(
+            f"the context has room for {left} new tokens, not for {how.max_new_tokens}: "
+            f"{opened.num_positions} without the prompt's {len(ids)}"
+        )
+    sampling = Sampling(
+        min(how.max_new_tokens, left), how.temperature, how.top_p, how.top_k, how.seed
+    )
+    advice = "use a shorter prompt, fewer --max-new-tokens, or --precision bf16"
+    with explained(memory=advice, worker=advice):
+        opened.model.to(device)
+        started = time.perf_counter()
+        found = generate_text(
+            opened.model, opened.tokenizer, ids, sampling, listener or (lambda text: None)
+        )
+    return GenerateReport(
+        prompt=prompt,
+        text=found.text,
+        tokens=found.num_tokens,
+        seconds=time.perf_counter() - started,
+        prompt_tokens=len(ids),
+        chat=chat,
+        stopped="end" if found.ended else "length",
+        notes=tuple(notes),
+    )
+
+
+def _room(opened: OpenedLanguageModel, ids: list[int]) -> int:
+    """New tokens that the model has positions for.
+
+    Raises:
+        OptionError: not even one.
+        ArchitectureMismatch: a token of the prompt that the embedding has no row for.
+    """
+    check_ids(opened.tokenizer, ids, opened.num_embeddings, "the prompt")
+    left = opened.num_positions - len(ids)
+    if left < 1:
+        raise OptionError(
+            f"the prompt has {len(ids)} tokens, but the model's context has "
+            f"{opened.num_positions}, and one at least has to be left for the answer",
+            hint="shorten the prompt",
+        )
+    return left

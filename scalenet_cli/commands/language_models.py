@@ -1,0 +1,120 @@
+"""Language models with weights and tokenizer, from a bundle, a run or a plain checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from torch import nn
+
+from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
+from scalenet_cli.commands.loading import load_bundle
+from scalenet_cli.commands.opening import build_base, refuse_source_options
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.errors import OptionError
+from scalenet_cli.families import family as find_family
+from scalenet_cli.families.base import Family
+from scalenet_cli.families.sources import HUB, open_source
+from scalenet_cli.language.tokenizers import check_vocabulary, load_tokenizer
+from scalenet_cli.surgery.assign import set_parameters
+
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedLanguageModel:
+    """A model with weights, in evaluation mode, and its tokenizer.
+
+    Its tensors have the types they are stored in, unless others were asked for.
+    """
+
+    model: Any
+    tokenizer: Any
+    family: Family
+    architecture: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_positions(self) -> int:
+        """The longest sequence that the model is made for, in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the embedding: the tokens that the model knows."""
+        return len(self.model.get_input_embeddings().weight)
+
+
+def open_language_model(
+    target: str,
+    options: SourceOptions | None = None,
+    *,
+    tokenizer: str | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
+) -> OpenedLanguageModel:
+    """The model of a bundle, of a run (its best), of a Hugging Face folder or of ``hf:REPO``.
+
+    A bundle's tensors are mapped, not read. ``tokenizer`` is a folder, by default the target's;
+    ``precision`` converts the tensors.
+
+    Raises:
+        ScalenetError: the target cannot be used, is no language model, or has no tokenizer of its
+            vocabulary.
+    """
+    options = options or SourceOptions()
+    folder = bundle_folder(Path(target))
+    # Before the weights are: a tokenizer is missing more often.
+    if is_bundle(folder):
+        refuse_source_options(str(folder), options)
+        _require_language(read_manifest(folder).source.family, str(folder))
+        words, place = _tokenizer(tokenizer, folder)
+        loaded = load_bundle(folder)
+        name = loaded.bundle.manifest.source.architecture
+        opened = OpenedLanguageModel(loaded.model, words, loaded.family, name)
+    else:
+        opened, place = _source(target, options, tokenizer)
+    check_vocabulary(opened.tokenizer, opened.num_embeddings, place)
+    if precision is not None:
+        convert_parameters(opened.model, DTYPES[precision])
+    opened.model.eval().requires_grad_(False)
+    return opened
+
+
+def convert_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """All parameters get a type, in place, so that ties hold.
+
+    Buffers keep theirs: transformers wants the frequencies of positions in float32.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _source(
+    target: str, options: SourceOptions, tokenizer: str | None
+) -> tuple[OpenedLanguageModel, str]:
+    source = open_source(
+        target, arch=options.arch, arguments=options.model_kwargs, random_seed=options.random_seed
+    )
+    architecture = source.architecture
+    _require_language(architecture.family, target)
+    folder = Path(target)
+    if target.startswith(HUB):
+        from scalenet_cli.families.sources.hub import fetch_repository
+
+        folder = fetch_repository(target.removeprefix(HUB), weights=True)
+    words, place = _tokenizer(tokenizer, folder)
+    family = find_family(architecture.family)
+    model = build_base(architecture, family, source, target)
+    set_parameters(model, {key: tensor.read() for key, tensor in source.tensors.items()})
+    family.finish(model, folder, [path.name for path in source.carried])
+    return OpenedLanguageModel(model, words, family, architecture.name, source.notes), place
+
+
+def _tokenizer(chosen: str | None, folder: Path) -> tuple[Any, str]:
+    place = folder if chosen is None else Path(chosen)
+    return load_tokenizer(place), str(place)
+
+
+def _require_language(family: str, where: str) -> None:
+    if find_family(family).task != "language":
+        raise OptionError(f"a model of the family {family} is no language model", where=where)

@@ -1,0 +1,128 @@
+"""Text that a model writes after a prompt, handed out as soon as it is certain."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from scalenet_cli.errors import CheckpointUnreadable, LossNotFinite, OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen: the most probable one at a temperature of 0."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float | None
+    top_k: int | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """New text without special tokens, its tokens, and whether the model ended it."""
+
+    text: str
+    num_tokens: int
+    ended: bool
+
+
+def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool | None) -> tuple[list[int], bool]:
+    """Token ids, and whether they are the chat template's.
+
+    Raises:
+        OptionError: a template is asked for and there is none; or the prompt has no token.
+        CheckpointUnreadable: the template is damaged.
+    """
+    import jinja2
+
+    if chat and tokenizer.chat_template is None:
+        raise OptionError("--chat needs a chat template, and the tokenizer has none")
+    templated = tokenizer.chat_template is not None if chat is None else chat
+    if not templated:
+        ids: list[int] = tokenizer.encode(prompt, verbose=False)
+    else:
+        messages = [{"role": "user", "content": prompt}]
+        try:
+            ids = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, RecursionError) as error:
+            raise CheckpointUnreadable(
+                f"the chat template cannot be used: {str(error)[:300]}", hint="use --no-chat"
+            ) from None
+    if not prompt or not ids:
+        raise OptionError("the prompt is empty")
+    return ids, templated
+
+
+def generate_text(
+    model: Any,
+    tokenizer: Any,
+    ids: list[int],
+    sampling: Sampling,
+    listener: Callable[[str], None],
+) -> Generated:
+    """The model's own ``generate``, with its cache, from one prompt.
+
+    The random state of the process is left as it was.
+
+    Raises:
+        LossNotFinite: the model answers NaN or infinity.
+    """
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):  # type: ignore[misc]
+        """Hands text over in place of printing it."""
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            """A piece that later tokens do not change."""
+            if text:
+                listener(text)
+
+    inputs = torch.tensor([ids], device=model.device)
+    sampled = sampling.temperature > 0
+    chosen = {
+        name: value if sampled else None
+        for name, value in (
+            ("temperature", sampling.temperature),
+            ("top_p", sampling.top_p if sampling.top_p is not None else 1.0),
+            ("top_k", sampling.top_k if sampling.top_k is not None else 0),
+        )
+    }
+    ends = _ends(model, tokenizer)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.inference_mode():
+        torch.manual_seed(sampling.seed)
+        try:
+            found = model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=sampling.max_new_tokens,
+                max_length=None,
+                do_sample=sampled,
+                eos_token_id=ends or None,
+                pad_token_id=ends[0] if ends else 0,
+                streamer=Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
+                **chosen,
+            )
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise LossNotFinite(
+                "the model answers NaN or infinity", hint="use --precision fp32"
+            ) from None
+    new = found[0, len(ids) :].tolist()
+    text = tokenizer.decode(new, skip_special_tokens=True)
+    return Generated(text, len(new), bool(new) and new[-1] in ends)
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a text: the generation config's, or else the tokenizer's."""
+    known = model.generation_config.eos_token_id
+    known = tokenizer.eos_token_id if known is None else known
+    if known is None:
+        return []
+    return list(known) if isinstance(known, list) else [known]

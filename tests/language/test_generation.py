@@ -1,0 +1,127 @@
+"""`generate` against transformers' own, from greedy to sampled, streamed or not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from scalenet_cli.commands.generate import GenerateOptions, GenerateReport, generate
+from scalenet_cli.commands.language_models import open_language_model
+from scalenet_cli.errors import (
+    ArchitectureMismatch,
+    CheckpointUnreadable,
+    LossNotFinite,
+    OptionError,
+)
+from tests.language.helpers import TEMPLATE, write_model, write_tokenizer
+
+PROMPT = "the cat sat on"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model", eos_token_id=None)
+
+
+def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
+    opened = open_language_model(str(model))
+    ids = opened.tokenizer(PROMPT).input_ids
+    for _ in range(9):
+        with torch.no_grad():
+            ids.append(int(opened.model(torch.tensor([ids])).logits[0, -1].argmax()))
+    pieces: list[str] = []
+    found = generate(model, PROMPT, GenerateOptions(max_new_tokens=9), listener=pieces.append)
+    new = ids[len(opened.tokenizer(PROMPT).input_ids) :]
+    if opened.tokenizer.eos_token_id not in new:
+        assert (found.tokens, found.stopped) == (9, "length")
+        assert found.text == opened.tokenizer.decode(new, skip_special_tokens=True)
+    assert "".join(pieces) == found.text
+    assert (found.prompt, found.chat) == (PROMPT, False)
+
+
+def test_a_seed_gives_one_text_and_leaves_the_state_alone(model: Path) -> None:
+    def text(seed: int) -> str:
+        how = GenerateOptions(20, temperature=2.0, top_p=0.95, top_k=30, seed=seed)
+        return generate(model, PROMPT, how).text
+
+    state = torch.get_rng_state()
+    texts = [text(seed) for seed in (1, 2, 1)]
+    assert texts[0] == texts[2] != texts[1]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_chat_template_is_used_where_there_is_one(model: Path) -> None:
+    plain = generate(model, PROMPT, GenerateOptions(3))
+    write_tokenizer(model, template=TEMPLATE)
+
+    def counted(chat: bool | None) -> GenerateReport:
+        return generate(model, PROMPT, GenerateOptions(3, chat=chat))
+
+    assert counted(None).prompt_tokens == counted(True).prompt_tokens > plain.prompt_tokens
+    assert counted(False).prompt_tokens == plain.prompt_tokens
+    assert (counted(None).chat, counted(False).chat) == (True, False)
+
+
+def test_templates_that_cannot_be_used(model: Path) -> None:
+    with pytest.raises(OptionError, match="the tokenizer has none"):
+        generate(model, PROMPT, GenerateOptions(chat=True))
+    for template in ("{{ messages[5].content }}", "{% for", "{{ raise_exception('no') }}"):
+        write_tokenizer(model, template=template)
+        with pytest.raises(CheckpointUnreadable, match="the chat template cannot be used"):
+            generate(model, PROMPT, GenerateOptions(3))
+
+
+def test_the_context_ends_the_text(model: Path) -> None:
+    prompt = " ".join(["cat"] * 20)
+    size = len(open_language_model(str(model)).tokenizer(prompt).input_ids)
+    found = generate(model, prompt, GenerateOptions(500, temperature=3.0))
+    assert found.tokens <= 64 - size
+    assert found.notes == (
+        f"the context has room for {64 - size} new tokens, not for 500: 64 without the prompt's "
+        f"{size}",
+    )
+    with pytest.raises(OptionError, match=r"the prompt has \d+ tokens, but .* context has 64"):
+        generate(model, " ".join(["cat"] * 90))
+    with pytest.raises(OptionError, match="the prompt is empty"):
+        generate(model, "")
+
+
+def test_an_end_is_told(model: Path) -> None:
+    opened = open_language_model(str(model))
+    ids = opened.tokenizer(PROMPT, return_tensors="pt").input_ids
+    with torch.no_grad():
+        first = int(opened.model(ids).logits[0, -1].argmax())
+    write_model(model, eos_token_id=[first, 60])
+    found = generate(model, PROMPT)
+    assert (found.tokens, found.stopped) == (1, "end")
+
+
+def test_answers_that_are_no_numbers(model: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(LossNotFinite, match="NaN or infinity"):
+        generate(model, PROMPT, GenerateOptions(temperature=1.0))
+
+
+def test_a_token_that_the_model_does_not_have(model: Path) -> None:
+    opened = open_language_model(str(model))
+    opened.tokenizer.add_tokens(["<image>"])
+    opened.tokenizer.save_pretrained(model)
+    with pytest.raises(ArchitectureMismatch, match="'<image>'"):
+        generate(model, "the <image>")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", 0), ("temperature", -0.1), ("temperature", float("nan")),
+        ("temperature", float("inf")), ("top_p", 0.0), ("top_p", 1.5), ("top_k", 0),
+        ("top_p", 0.5), ("top_k", 5),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be(name: str, value: float) -> None:
+    with pytest.raises(OptionError, match="--"):
+        GenerateOptions(**{name: value})  # type: ignore[arg-type]
