@@ -302,7 +302,7 @@ def fields(path: str) -> str:
 def families() -> str:
     """The table FAMILIES: what each family covers and what its blocks are made of."""
     from scalenet_cli.families import FAMILIES
-    from scalenet_cli.families.llama import MODEL_TYPES
+    from scalenet_cli.families.decoder_configs import MODEL_TYPES
     from scalenet_cli.families.timm_models import MODULES
 
     rows = []
@@ -327,7 +327,7 @@ def anatomies() -> str:
     """The parts of a block, for one architecture of each kind."""
     from scalenet_cli.families import FAMILIES, family
     from scalenet_cli.families.base import Anatomy, Architecture
-    from scalenet_cli.families.llama import MODEL_TYPES
+    from scalenet_cli.families.decoder_configs import MODEL_TYPES
 
     assert {*_EXAMPLES, "llama"} == {*FAMILIES}, "name an example of the new family"
     found: dict[Anatomy, list[str]] = {}

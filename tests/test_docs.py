@@ -19,7 +19,7 @@ from scalenet_cli import ScalenetError, errors, parse_plan
 from scalenet_cli.adapters import ADAPTERS
 from scalenet_cli.cli.app import app
 from scalenet_cli.families import FAMILIES
-from scalenet_cli.families.llama import MODEL_TYPES
+from scalenet_cli.families.decoder_configs import MODEL_TYPES
 from scalenet_cli.plan.mappings import MAPPINGS
 from scalenet_cli.plan.recipes import recipe_names
 

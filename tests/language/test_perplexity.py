@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
 from scalenet_cli.errors import LossNotFinite, OptionError
 from scalenet_cli.families.base import Architecture
-from scalenet_cli.families.llama import MODEL_TYPES, create_decoder
+from scalenet_cli.families.decoder_configs import MODEL_TYPES
+from scalenet_cli.families.llama import create_decoder
 from scalenet_cli.language import scoring
 from scalenet_cli.language.perplexity import (
     Perplexity,

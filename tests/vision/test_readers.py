@@ -20,8 +20,8 @@ from scalenet_cli.errors import (
     OptionError,
     ScalenetError,
 )
-from scalenet_cli.vision import readers
 from scalenet_cli.training.data import DataOptions
+from scalenet_cli.vision import readers
 from scalenet_cli.vision.splits import Split, open_split
 from tests.images import write_images, write_tar
 

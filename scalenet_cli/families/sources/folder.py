@@ -14,7 +14,12 @@ from scalenet_cli.errors import (
     UnsupportedTensor,
 )
 from scalenet_cli.families.base import Architecture
-from scalenet_cli.families.llama import DERIVED, IGNORED_SETTINGS, check_config, model_type
+from scalenet_cli.families.decoder_configs import (
+    DERIVED,
+    IGNORED_SETTINGS,
+    check_config,
+    model_type,
+)
 from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint, refuse_gguf
 from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
