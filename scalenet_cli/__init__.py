@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from scalenet_cli.commands.count import flops as flops
     from scalenet_cli.commands.evaluate import EvalOptions as EvalOptions
     from scalenet_cli.commands.evaluate import evaluate as evaluate
+    from scalenet_cli.commands.evaluate_language import LanguageOptions as LanguageOptions
+    from scalenet_cli.commands.evaluate_language import evaluate_language as evaluate_language
     from scalenet_cli.commands.expand import ExpandReport as ExpandReport
     from scalenet_cli.commands.expand import expand_checkpoint as expand_checkpoint
     from scalenet_cli.commands.finetune import finetune as finetune
     from scalenet_cli.commands.finetune_setup import FinetuneOptions as FinetuneOptions
+    from scalenet_cli.commands.generate import GenerateOptions as GenerateOptions
+    from scalenet_cli.commands.generate import generate as generate
     from scalenet_cli.commands.inspection import check_plan as check_plan
     from scalenet_cli.commands.inspection import inspect as inspect
     from scalenet_cli.commands.loading import expand_module as expand_module
@@ -44,7 +48,9 @@ _EXPORTS: Final = {
     "ExpandReport": "commands.expand",
     "ExpansionPlan": "plan.schema",
     "FinetuneOptions": "commands.finetune_setup",
+    "GenerateOptions": "commands.generate",
     "ImageRecipe": "plan.training",
+    "LanguageOptions": "commands.evaluate_language",
     "LanguageRecipe": "plan.training",
     "ScalenetError": "errors",
     "SourceOptions": "commands.options",
@@ -53,10 +59,12 @@ _EXPORTS: Final = {
     "check_plan": "commands.inspection",
     "count_params": "commands.count",
     "evaluate": "commands.evaluate",
+    "evaluate_language": "commands.evaluate_language",
     "expand_checkpoint": "commands.expand",
     "expand_module": "commands.loading",
     "finetune": "commands.finetune",
     "flops": "commands.count",
+    "generate": "commands.generate",
     "inspect": "commands.inspection",
     "load": "commands.loading",
     "load_plan": "plan.load",

@@ -143,6 +143,12 @@ def finetune(
             rich_help_panel=_DATA, metavar="FILE", help="Text: records to validate on, elsewhere."
         ),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_DATA, metavar="FOLDER", help="Text: instead of the bundle's own."
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -214,7 +220,7 @@ def finetune(
 
     chosen = DataOptions(
         data, dataset, train_split, val_split, limit_train, limit_val, class_map, val_data,
-        skip_corrupt,
+        tokenizer, skip_corrupt,
     )  # fmt: skip
     options = FinetuneOptions(
         recipe,

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import distributed
 
 from scalenet_cli.commands.evaluate import CONFUSION, CorruptImage, EvalReport
+from scalenet_cli.commands.joining import joined
 from scalenet_cli.commands.models import OpenedModel, open_model
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.result_files import (
@@ -24,7 +24,7 @@ from scalenet_cli.commands.result_files import (
 from scalenet_cli.errors import ClassesDiffer, OptionError
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.data import DataOptions
-from scalenet_cli.training.devices import Devices, open_devices
+from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.failures import explained
 from scalenet_cli.training.loaders import evaluation_loader
 from scalenet_cli.vision.evaluate import Evaluation, evaluate
@@ -61,7 +61,7 @@ def run_evaluation(
     target: str, data: str, how: "EvalOptions", options: SourceOptions, progress: "Progress | None"
 ) -> EvalReport:
     """Opens, evaluates, writes and reports; see evaluate."""
-    with _joined(how.device) as devices:
+    with joined(how.device) as devices:
         session = devices.alike(lambda: _open(target, data, how, options, devices))
         return _run(session, progress)
 
@@ -82,16 +82,6 @@ def _open(
     split = open_split(wanted, how.split, limit=how.limit, channels=channels)
     _check_classes(opened, split, mapped=how.class_map is not None)
     return Session(target, opened, split, config, devices, how)
-
-
-@contextmanager
-def _joined(device: str) -> Iterator[Devices]:
-    """This process among its peers, which it leaves if it was not among them before."""
-    member = distributed.is_initialized()
-    yield open_devices(device)
-    # Not after an error: the peers may wait for this process, and the launcher ends them.
-    if not member and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _check_classes(opened: OpenedModel, split: Split, *, mapped: bool) -> None:

@@ -23,8 +23,9 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
         DataError, OptionError: the data cannot be used, or do not fit the model.
     """
     data, options = request.data, request.options
-    if data.val_data is not None:
-        raise OptionError("--val-data is for language models", hint="images have --val-split")
+    for name, given in (("--val-data", data.val_data), ("--tokenizer", data.tokenizer)):
+        if given is not None:
+            raise OptionError(f"{name} is for language models, and this is an image classifier")
     facts = image_facts(str(request.source.folder))
     train, val = open_splits(data, facts.channels)
     num_classes, new_head = fit_classes(

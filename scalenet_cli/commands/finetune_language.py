@@ -35,8 +35,9 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
     _refuse_image_options(request)
     config: Any = describe(str(folder), SourceOptions()).model.config
     max_length = _max_length(recipe, int(config.max_position_embeddings))
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(tokenizer, config.vocab_size, str(folder))
+    words = Path(data.tokenizer or folder)
+    tokenizer = load_tokenizer(words)
+    check_vocabulary(tokenizer, config.vocab_size, str(words))
     maker = ExampleMaker(tokenizer, recipe.template, train_on_prompt=recipe.train_on_prompt)
     splits = _open(data, recipe)
     prepare = _Preparing(maker, tokenizer, max_length, config.vocab_size)

@@ -1,6 +1,7 @@
 """Text that a model writes after a prompt, handed out as soon as it is certain."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,52 +72,62 @@ def generate_text(
 
     Raises:
         LossNotFinite: the model answers NaN or infinity.
+        CheckpointUnreadable: transformers refuses the source's generation config.
     """
-    from transformers import TextStreamer
-
-    class Streamer(TextStreamer):  # type: ignore[misc]
-        """Hands text over in place of printing it."""
-
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            """A piece that later tokens do not change."""
-            if text:
-                listener(text)
-
     inputs = torch.tensor([ids], device=model.device)
-    sampled = sampling.temperature > 0
-    chosen = {
-        name: value if sampled else None
-        for name, value in (
-            ("temperature", sampling.temperature),
-            ("top_p", sampling.top_p if sampling.top_p is not None else 1.0),
-            ("top_k", sampling.top_k if sampling.top_k is not None else 0),
-        )
-    }
     ends = _ends(model, tokenizer)
+    sampled = sampling.temperature > 0
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode():
+    with torch.random.fork_rng(devices), torch.inference_mode(), _refusing():
         torch.manual_seed(sampling.seed)
-        try:
-            found = model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=sampling.max_new_tokens,
-                max_length=None,
-                do_sample=sampled,
-                eos_token_id=ends or None,
-                pad_token_id=ends[0] if ends else 0,
-                streamer=Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
-                **chosen,
-            )
-        except RuntimeError as error:
-            if "probability tensor" not in str(error):
-                raise
-            raise LossNotFinite(
-                "the model answers NaN or infinity", hint="use --precision fp32"
-            ) from None
+        # The rest is the source's generation config, such as a repetition penalty.
+        found = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=sampling.max_new_tokens,
+            max_length=None,
+            num_beams=1,  # text of several beams cannot be handed out before its end
+            do_sample=sampled,
+            temperature=sampling.temperature if sampled else None,
+            top_p=(sampling.top_p or 1.0) if sampled else None,
+            top_k=(sampling.top_k or 0) if sampled else None,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
+            streamer=_streamer(tokenizer, listener),
+        )
     new = found[0, len(ids) :].tolist()
     text = tokenizer.decode(new, skip_special_tokens=True)
     return Generated(text, len(new), bool(new) and new[-1] in ends)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise CheckpointUnreadable(
+            f"generation_config.json cannot be used: {str(error)[:300]}",
+            hint="mend that file in the source folder, and expand again",
+        ) from None
+    except RuntimeError as error:
+        if "probability tensor" not in str(error):
+            raise
+        raise LossNotFinite(
+            "the model answers NaN or infinity", hint="use --precision fp32"
+        ) from None
+
+
+def _streamer(tokenizer: Any, listener: Callable[[str], None]) -> Any:
+    """Hands text over in place of printing it, as soon as later tokens cannot change it."""
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):  # type: ignore[misc]
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            """A piece of text; it may be empty."""
+            if text:
+                listener(text)
+
+    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

@@ -13,7 +13,8 @@ class DataOptions:
 
     A limit takes evenly spaced samples, so that every class stays. Of images: ``dataset`` is timm's
     name of a data set, such as ``hfds/food101`` or ``torch/cifar10``, empty for folders and
-    ``.tar`` files. Of text: ``val_data`` are records of another place than ``data``.
+    ``.tar`` files. Of text: ``val_data`` are records of another place than ``data``, and
+    ``tokenizer`` is a folder, by default the bundle.
     """
 
     data: str
@@ -24,4 +25,5 @@ class DataOptions:
     limit_val: int | None = None
     class_map: str | None = None
     val_data: str | None = None
+    tokenizer: str | None = None
     skip_corrupt: bool = False

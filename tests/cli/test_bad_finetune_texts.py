@@ -136,8 +136,10 @@ def test_a_bundle_without_a_tokenizer(run: Run, tmp_path: Path, ground: Path) ->
         path.unlink()
     expand_checkpoint(source, plan_from_dict(dict(PLAN)), tmp_path / "out")
     arguments = ("finetune", tmp_path / "out", "--data", ground / "data", "-o", tmp_path / "run")
-    says = ("no tokenizer", "hint:")
+    says = ("no tokenizer", "--tokenizer FOLDER")
     refuse(run, tmp_path, *arguments, status=DATA, code="checkpoint-incomplete", says=says)
+    elsewhere = (*SHORT, "--tokenizer", ground / "out-source")
+    assert run(*arguments, *elsewhere).exit_code == 0
 
 
 def test_a_run_of_other_texts_does_not_go_on(run: Run, ground: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
 from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.language.choices import Choices, measure_choices, read_question, split_pair
+from scalenet_cli.language.harness import run_tasks
 from scalenet_cli.language.records import Record
 from scalenet_cli.training.devices import Devices
 from tests.language.helpers import questions, write_lines, write_model, write_questions
@@ -147,10 +148,11 @@ def test_it_equals_lm_eval(
     data = write_lines(tmp_path / "data.jsonl", rows)
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "local.yaml").write_text(TASK.format(path=json.dumps(str(data))))
+    index = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
     theirs = lm_eval.simple_evaluate(
         model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=4),
         tasks=["local_questions"],
-        task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
+        task_manager=index,
         bootstrap_iters=10,
     )
     ours = measure(opened, rows)
@@ -165,6 +167,21 @@ def test_it_equals_lm_eval(
     assert total["acc_norm,none"] == pytest.approx(ours.accuracy_norm, abs=1e-12)
     error = ours.standard_error(ours.accuracy)
     assert total["acc_stderr,none"] == pytest.approx(error, abs=1e-12)
+    (task,) = run_tasks(
+        opened.model,
+        opened.tokenizer,
+        ["local_questions"],
+        index=index,
+        context=opened.num_positions,
+        batch_size=4,
+        limit=10,
+        num_fewshot=0,
+    )
+    first = measure(opened, rows[:10])
+    assert (task.name, task.num_samples, task.num_fewshot) == ("local_questions", 10, 0)
+    assert task.metrics == {"acc": first.accuracy, "acc_norm": first.accuracy_norm}
+    error = first.standard_error(first.accuracy_norm)
+    assert task.standard_errors["acc_norm"] == pytest.approx(error)
 
 
 def test_questions_of_a_file(tmp_path: Path) -> None:

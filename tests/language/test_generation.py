@@ -106,6 +106,16 @@ def test_answers_that_are_no_numbers(model: Path) -> None:
         generate(model, PROMPT, GenerateOptions(temperature=1.0))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_generation_configs_of_strangers(model: Path) -> None:
+    path = model / "generation_config.json"
+    path.write_text('{"num_beams": 4, "do_sample": true, "temperature": 0.6, "top_k": 5}')
+    assert generate(model, PROMPT, GenerateOptions(3)).tokens <= 3
+    path.write_text('{"repetition_penalty": -1.0}')
+    with pytest.raises(CheckpointUnreadable, match=r"generation_config\.json cannot be used"):
+        generate(model, PROMPT, GenerateOptions(3))
+
+
 def test_a_token_that_the_model_does_not_have(model: Path) -> None:
     opened = open_language_model(str(model))
     opened.tokenizer.add_tokens(["<image>"])
