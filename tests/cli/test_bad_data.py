@@ -9,11 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.helpers import (
-    DATA,
-    Run,
-    refuse,
-)
+from tests.cli.helpers import DATA, USAGE, Run, refuse
 from tests.images import OPTIONS, write_classifier, write_images
 
 CLASSES = "abcde"
@@ -54,7 +50,8 @@ def test_data_that_are_not_there(denied: Denied, tmp_path: Path) -> None:
     (tmp_path / "empty" / "val").mkdir(parents=True)
     denied("data-unreadable", "Found 0 images", data=tmp_path / "empty")
     (tmp_path / "file.txt").write_text("x")
-    denied("data-unreadable", "Found 0 images", data=tmp_path / "file.txt")
+    says = ("the model classifies images", "is a file of text")
+    denied("option", *says, data=tmp_path / "file.txt", status=USAGE)
     for name in ("a.tar", "b.tar"):
         (tmp_path / name).write_bytes(b"" if name == "a.tar" else b"no tar" * 100)
         denied("data-unreadable", "no images can be read", data=tmp_path / name)
@@ -101,7 +98,7 @@ def test_names_that_are_not_those_of_training(run: Run, tmp_path: Path, images: 
 
 
 def test_targets_out_of_range(denied: Denied, tmp_path: Path, images: Path) -> None:
-    from tests.training.test_readers import add, write_shards
+    from tests.vision.test_readers import add, write_shards
 
     write_shards(tmp_path / "w")  # targets from 0 to 6, without names
     flags = ("--dataset", "wds/x", "--split", "x-val-{0000..0001}.tar")

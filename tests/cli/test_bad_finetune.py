@@ -219,7 +219,7 @@ def _a_damaged_bundle(folder: Path) -> Path:
 BUNDLES: list[tuple[Callable[[Path], Path], int, str, tuple[str, ...]]] = [
     (_no_bundle, DATA, "not-a-bundle", ("scalenet expand",)),
     (_a_checkpoint, DATA, "not-a-bundle", ("scalenet expand",)),
-    (_a_language_model, USAGE, "option", ("a language model, not an image classifier",)),
+    (_a_language_model, DATA, "checkpoint-incomplete", ("the folder has no tokenizer",)),
     (_a_damaged_bundle, DATA, "bundle-digest-mismatch", ("not what was written",)),
 ]
 

@@ -226,6 +226,7 @@ def test_tasks_without_their_extra(denied: Denied, monkeypatch: pytest.MonkeyPat
     denied("missing-extra", *says, flags=("--tasks", "piqa"))
 
 
+@pytest.mark.slow  # lm-eval reads the files of thousands of tasks
 @pytest.mark.filterwarnings("ignore")
 def test_tasks_that_cannot_be_run(denied: Denied) -> None:
     pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,8 @@ from tests.cli.helpers import (
 from tests.conftest import PLAN
 
 SECONDS = 90
+# The tiny decoders come without a tokenizer, and are told so.
+NOTE = re.compile(r"note: the folder has no tokenizer.*\n")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and permission bits")
 
 
@@ -180,7 +183,7 @@ def test_a_request_to_stop_after_the_output_is_there_is_too_late(work: Path, who
     script = SWALLOWED.format(name="SIGINT", moment="after")
     command = [sys.executable, "-c", script, *map(str, expand(work, "--force"))]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, NOTE.sub("", ended.stderr)) == (0, "")
     assert snapshot(work / "out") == snapshot(whole)
     assert sorted(path.name for path in work.iterdir()) == ["llama", "out", "plan.yaml"]
 
@@ -218,7 +221,7 @@ def test_a_killed_process_leaves_the_old_output_and_the_next_run_ends_well(
     stop(process, signal.SIGKILL, writing(work))
     assert snapshot(work / "out") == before
     ended = run(*expand(work, "--force"))
-    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert (ended.exit_code, NOTE.sub("", ended.stderr)) == (0, "")
     assert snapshot(work / "out") == snapshot(whole)
 
 
@@ -302,4 +305,4 @@ def test_a_reader_that_went_away_is_no_traceback(
         assert ended.returncode != 0
         assert "No space left" in ended.stderr
     else:
-        assert (ended.returncode, ended.stderr) == (0, "")
+        assert (ended.returncode, NOTE.sub("", ended.stderr)) == (0, "")
