@@ -36,6 +36,20 @@ def training_loader(
     )
 
 
+def validation_loader(
+    task: Task, devices: Devices, batch_size: int, workers: int
+) -> "DataLoader[Any]":
+    """This rank's share of a task's validation samples."""
+    return evaluation_loader(
+        task.validation,
+        task.sizes[1],
+        task.collate,
+        devices,
+        batch_size=batch_size,
+        workers=workers,
+    )
+
+
 def evaluation_loader(
     samples: "Dataset[Any]",
     size: int,

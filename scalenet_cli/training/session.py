@@ -13,7 +13,7 @@ from scalenet_cli.training.allocator import keep_freed_memory
 from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.compiling import compile_blocks
 from scalenet_cli.training.devices import Devices
-from scalenet_cli.training.loaders import evaluation_loader, training_loader
+from scalenet_cli.training.loaders import training_loader, validation_loader
 from scalenet_cli.training.loop import Reporter, Schedule, Trainer
 from scalenet_cli.training.optimization import Average, build_optimizer, build_schedule, freeze
 from scalenet_cli.training.parallel import Parallel, Sharding
@@ -83,16 +83,10 @@ def carry_out(
     )
     workers = task.default_workers if work.workers is None else work.workers
     first = checkpointer.progress.step
-    batches = training_loader(task, recipe, devices, workers, first, schedule.last_step)
-    val = evaluation_loader(
-        task.validation,
-        task.sizes[1],
-        task.collate,
-        devices,
-        batch_size=work.eval_batch_size or max(micro_batch, 1),
-        workers=workers,
+    trainer.run(
+        training_loader(task, recipe, devices, workers, first, schedule.last_step),
+        validation_loader(task, devices, work.eval_batch_size or micro_batch, workers),
     )
-    trainer.run(batches, val)
     return checkpointer
 
 
