@@ -12,7 +12,9 @@ from typer.core import TyperGroup
 from scalenet_cli.cli import (
     bench,
     check,
+    compare,
     count_params,
+    diagnose,
     evaluate,
     expand,
     finetune,
@@ -94,6 +96,8 @@ app.command("flops")(flops.flops)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
+app.command("diagnose")(diagnose.diagnose)
+app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
 app.command("recipes")(recipes.recipes)
 app.command("quickstart")(quickstart.quickstart)

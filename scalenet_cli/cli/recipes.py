@@ -15,7 +15,8 @@ def recipes(
 ) -> None:
     """List the recipes that ship with scalenet, or print one.
 
-    Plans are for --plan of expand; training recipes are for --recipe of finetune.
+    Plans are for --plan of expand; training recipes are for --recipe of finetune; studies are for
+    compare.
     """
     from scalenet_cli.cli import render
     from scalenet_cli.commands.recipes import list_recipes, show_recipe

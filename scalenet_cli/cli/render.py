@@ -169,12 +169,16 @@ def verification(facts: "VerifyReport") -> None:
 
 
 def recipe_list(facts: "RecipeList") -> None:
-    """One row per recipe: plans, then how to train."""
+    """One row per recipe: plans, then how to train, then studies."""
     _table(
         ("recipe", "source", "stored", "what it is"),
         [(r.name, r.source, r.stored if r.stored else "", r.title) for r in facts.recipes],
     )
     _table(("training recipe", "what it is"), [(r.name, r.title) for r in facts.training])
+    _table(
+        ("study", "source", "arms", "what it is"),
+        [(r.name, r.source, len(r.arms), r.title) for r in facts.studies],
+    )
 
 
 def quickstart(facts: "QuickstartReport") -> None:

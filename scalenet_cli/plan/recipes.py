@@ -33,6 +33,7 @@ class Recipe(Strict):
 
 
 TRAINING: Final = "training/"
+STUDIES: Final = "studies/"
 _INSTALLED: Final = Path(__file__).parents[1] / "recipes"
 # An editable install reads the repository's own folder: the wheel's copy is made when it is built.
 _REPOSITORY: Final = Path(__file__).parents[2] / "recipes"
@@ -45,12 +46,17 @@ def recipes_folder() -> Path:
 
 def recipe_names() -> Iterator[str]:
     """All shipped recipes, as the names that ``--plan`` takes."""
-    return (name for name in _all_names() if not name.startswith(TRAINING))
+    return (name for name in _all_names() if not name.startswith((TRAINING, STUDIES)))
 
 
 def training_recipe_names() -> Iterator[str]:
     """All shipped training recipes, as the names that ``--recipe`` takes."""
     return (name for name in _all_names() if name.startswith(TRAINING))
+
+
+def study_names() -> Iterator[str]:
+    """All shipped studies, as the names that ``scalenet compare`` takes."""
+    return (name for name in _all_names() if name.startswith(STUDIES))
 
 
 def _all_names() -> Iterator[str]:
