@@ -1,0 +1,198 @@
+"""What a study's arms are trained on, opened once and checked before anything is written."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+from scalenet_cli.commands.expand import expand_checkpoint
+from scalenet_cli.commands.finetune_setup import FinetuneOptions, Request
+from scalenet_cli.commands.opening import build_base
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.errors import ScalenetError
+from scalenet_cli.families import family as find_family
+from scalenet_cli.families.base import Architecture, Family
+from scalenet_cli.families.sources import Source, open_source
+from scalenet_cli.plan.load import plan_from_dict
+from scalenet_cli.plan.load_study import StudyDocument
+from scalenet_cli.plan.load_training import recipe_text
+from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
+from scalenet_cli.training.data import DataOptions
+from scalenet_cli.training.devices import Devices
+from scalenet_cli.training.session import Work, check_batch
+from scalenet_cli.training.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Of timm's data config, what SourceOptions.model_kwargs takes.
+_PREPROCESSING: Final = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
+BASE_PLAN: Final[dict[str, Any]] = {
+    "version": 1,
+    "mapping": "stack",
+    "factor": 1,
+    "adapter": {"type": "none"},
+    "train": "all",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StudySource:
+    """The source without its weights. ``base`` has the head that the data need."""
+
+    reference: str
+    options: SourceOptions
+    source: Source
+    family: Family
+    base: "nn.Module"
+
+    @property
+    def architecture(self) -> Architecture:
+        """What is built."""
+        return self.source.architecture
+
+    @property
+    def task(self) -> TaskName:
+        """What its models are trained for."""
+        return self.family.task
+
+    def scratch(self) -> tuple[str, SourceOptions]:
+        """How the same model is opened with random weights."""
+        if self.family.task == "language" or self.reference.startswith("timm:"):
+            options = SourceOptions(self.options.arch, self.options.model_kwargs, True)
+            return self.reference, options
+        arguments = {**self.architecture.arguments, **self.options.model_kwargs}
+        known = self.source.preprocessing
+        shown = {key: known[key] for key in _PREPROCESSING if key in known}
+        named = f"timm:{self.architecture.name}"
+        return named, SourceOptions(None, {**shown, **arguments}, True)
+
+
+def open_study_source(document: StudyDocument) -> StudySource:
+    """The study's source, understood but not read.
+
+    Raises:
+        CheckpointError, OptionError: it cannot be used.
+    """
+    study = document.study
+    reference = document.place(study.source)
+    options = SourceOptions(study.arch, study.model_kwargs, study.random_weights)
+    source = open_source(
+        reference, arch=options.arch, arguments=options.model_kwargs, weights=False
+    )
+    family = find_family(source.architecture.family)
+    base = build_base(source.architecture, family, source, reference)
+    return StudySource(reference, options, source, family, base)
+
+
+def data_options(document: StudyDocument) -> DataOptions:
+    """The study's data as finetune takes them."""
+    data = document.study.data
+    return DataOptions(
+        data=document.place(data.path),
+        dataset=data.dataset,
+        train_split=data.train_split,
+        val_split=data.val_split,
+        limit_train=data.limit_train,
+        limit_val=data.limit_val,
+        class_map=None if data.class_map is None else document.place(data.class_map),
+        val_data=None if data.val_data is None else document.place(data.val_data),
+        skip_corrupt=data.skip_corrupt,
+        tokenizer=None if data.tokenizer is None else document.place(data.tokenizer),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageData:
+    """Both splits, and the head that they need. ``config`` is timm's data config."""
+
+    train: Any
+    val: Any
+    config: dict[str, Any]
+    num_classes: int
+    new_head: bool
+
+    def task(self, recipe: Recipe, *, skip_corrupt: bool) -> Task:
+        """As an arm is trained on them."""
+        from scalenet_cli.vision.task import ImageTask
+
+        return ImageTask(
+            cast(ImageRecipe, recipe), self.train, self.val, config=self.config,
+            num_classes=self.num_classes, skip_corrupt=skip_corrupt,
+        )  # fmt: skip
+
+
+def open_images(document: StudyDocument, source: StudySource) -> ImageData:
+    """The images, and whether the source's head fits them; otherwise ``base`` gets a new one.
+
+    Raises:
+        DataError, OptionError: they cannot be used.
+    """
+    from scalenet_cli.commands.classes import ImageFacts, fit_classes, open_splits
+    from scalenet_cli.vision.preprocessing import resolve_preprocessing
+
+    data = document.study.data
+    config = resolve_preprocessing(source.base)
+    facts = ImageFacts(int(vars(source.base)["num_classes"]), config, {})
+    train, val = open_splits(data_options(document), facts.channels)
+    num_classes, new_head = fit_classes(
+        facts, train, wanted=data.num_classes, mapped=data.class_map is not None,
+        reset=data.reset_head,
+    )  # fmt: skip
+    if new_head:
+        source.family.replace_head(source.base, num_classes)
+    return ImageData(train, val, dict(config), num_classes, new_head)
+
+
+@final
+class TaskMaker:
+    """The task of each arm; arms with the same recipe share one."""
+
+    def __init__(
+        self, document: StudyDocument, source: StudySource, devices: Devices, work: Work
+    ) -> None:
+        self._document, self._source = document, source
+        self._devices, self._work = devices, work
+        self._images = open_images(document, source) if source.task == "images" else None
+        self._made: dict[str, Task] = {}
+
+    @property
+    def new_head(self) -> bool:
+        """Whether every arm gets a new head, which is trained whatever the plan says."""
+        return self._images is not None and self._images.new_head
+
+    def make(self, recipe: Recipe, where: str) -> Task:
+        """The task of a recipe, whose batches fit the data and the devices.
+
+        Raises:
+            DataError, OptionError: they do not; ``where`` names the arm.
+        """
+        key = recipe_text(recipe)
+        try:
+            if key not in self._made:
+                self._made[key] = self._task(recipe)
+            check_batch(recipe, self._made[key], self._devices, self._work)
+        except ScalenetError as error:
+            error.where = f"{where}: {error.where}" if error.where else where
+            raise
+        return self._made[key]
+
+    def _task(self, recipe: Recipe) -> Task:
+        if self._images is not None:
+            skip = self._document.study.data.skip_corrupt
+            return self._images.task(recipe, skip_corrupt=skip)
+        return self._texts(cast(LanguageRecipe, recipe))
+
+    def _texts(self, recipe: LanguageRecipe) -> Task:
+        """How many sequences the records are is only known once they are tokens."""
+        from scalenet_cli.bundle.read import open_bundle
+        from scalenet_cli.commands.finetune_language import prepare_language
+
+        study, source = self._document.study, self._source
+        options = FinetuneOptions(num_classes=study.data.num_classes)
+        with tempfile.TemporaryDirectory(prefix="scalenet-compare-") as folder:
+            bundle = Path(folder) / "base"
+            plan = plan_from_dict(BASE_PLAN)
+            expand_checkpoint(source.reference, plan, bundle, options=source.options)
+            request = Request(open_bundle(bundle), bundle, data_options(self._document), options)
+            return prepare_language(request, recipe).task

@@ -1,0 +1,162 @@
+"""``scalenet diagnose``."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from scalenet_cli.bundle.read import bundle_folder, is_bundle
+from scalenet_cli.commands.diagnose_folder import check_report_output, write_report
+from scalenet_cli.commands.diagnose_report import DiagnoseReport
+from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.commands.targets import TargetTask, task_of
+from scalenet_cli.errors import OptionError
+from scalenet_cli.language.records import SUFFIXES
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Skip = Literal["none", "new", "all"]
+Template = Literal["auto", "chat", "alpaca", "none"]
+# What is being done, batches done, and batches in total.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnoseOptions:
+    """Which samples, and how much is measured on them.
+
+    ``split`` is by default that for validation; a limit takes evenly spaced samples. ``skip`` says
+    which instances are skipped one by one; with any but ``none``, adapters are removed too, one
+    instance at a time. ``depths`` is the number of histograms. ``cka_tokens`` compares so many
+    tokens of every sample instead of their mean. ``preprocessing`` has timm's names and overrides
+    each model's own. ``max_length`` is in tokens, by default 512 or what the model is made for;
+    ``template`` says how records become text, as in a training recipe.
+    """
+
+    split: str | None = None
+    dataset: str = ""
+    class_map: str | None = None
+    limit: int = 256
+    skip_corrupt: bool = False
+    skip: Skip = "new"
+    depths: int = 6
+    cka_tokens: int | None = None
+    batch_size: int | None = None
+    device: Device = "auto"
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    max_length: int | None = None
+    template: Template = "auto"
+
+    def __post_init__(self) -> None:
+        least = {"limit": 2, "depths": 1, "cka_tokens": 1, "batch_size": 1, "max_length": 2}
+        given = (self.limit, self.depths, self.cka_tokens, self.batch_size, self.max_length)
+        for (name, smallest), value in zip(least.items(), given, strict=True):
+            if value is not None and value < smallest:
+                raise OptionError(f"{name} is {value}, and has to be at least {smallest}")
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One diagnosis: which models, on what, and how."""
+
+    target: str
+    against: str | None
+    data: str
+    task: TargetTask
+    how: DiagnoseOptions
+    options: SourceOptions
+
+    def options_of(self, target: str) -> SourceOptions:
+        """How to read one of the two: a bundle knows its architecture, a checkpoint may not."""
+        if is_bundle(bundle_folder(Path(target))):
+            return SourceOptions(seed=self.options.seed)
+        return self.options
+
+
+def diagnose(
+    target: str | Path,
+    data: str | Path | None,
+    output: str | Path | None = None,
+    *,
+    against: str | Path | None = None,
+    how: DiagnoseOptions | None = None,
+    options: SourceOptions | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> DiagnoseReport:
+    """Gradients, activations, CKA, adapters and single instances of a bundle, run or checkpoint.
+
+    Nothing is trained and no weight is changed. ``output`` is a folder for the numbers, plots and a
+    page; without it nothing is written. ``options`` say how to read what is a plain checkpoint, be
+    it ``target`` or ``against``. ``force`` replaces an earlier report.
+
+    Raises:
+        ScalenetError: a model, the data or an option cannot be used, or the output exists.
+    """
+    how, options = how or DiagnoseOptions(), options or SourceOptions()
+    if output is not None:
+        check_report_output(Path(output), force=force)
+    work = _plan(str(target), data, against, how, options)
+    from scalenet_cli.commands.diagnose_session import run_diagnosis
+
+    report = run_diagnosis(work, progress)
+    if output is None:
+        return report
+    return write_report(report, Path(output), force=force)
+
+
+def _plan(
+    target: str,
+    data: str | Path | None,
+    against: str | Path | None,
+    how: DiagnoseOptions,
+    options: SourceOptions,
+) -> Diagnosis:
+    """What can be refused before any weight is read."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OptionError("diagnose runs in one process, but a launcher started several")
+    task = task_of(target)
+    other = None if against is None else str(against)
+    if other is not None and task_of(other) != task:
+        kinds = {"images": "classifies images", "language": "is a language model"}
+        raise OptionError(
+            f"{target} {kinds[task]}, but --against {other} {kinds[task_of(other)]}",
+            hint="both have to be of one kind",
+        )
+    _refuse_other_kind(task, how, target)
+    if data is None and not (task == "images" and how.dataset.lower().startswith("hfds/")):
+        raise OptionError("--data is missing")
+    if task == "images" and data and not how.dataset and Path(data).suffix.lower() in SUFFIXES:
+        raise OptionError(
+            f"the model classifies images, but {data} is a file of text", where=target
+        )
+    work = Diagnosis(target, other, str(data or ""), task, how, options)
+    if work.options_of(target) != options and (other is None or work.options_of(other) != options):
+        raise OptionError(
+            "--arch, --model-kwargs and --random-weights are for checkpoints, and there are only "
+            "bundles: a manifest knows the architecture",
+            where=target,
+        )
+    return work
+
+
+def _refuse_other_kind(task: TargetTask, how: DiagnoseOptions, target: str) -> None:
+    """Options of the other kind of model would change nothing."""
+    images = {
+        "--dataset": how.dataset,
+        "--class-map": how.class_map,
+        "--skip-corrupt": how.skip_corrupt,
+        **{f"--{name.replace('_', '-')}": True for name in how.preprocessing},
+    }
+    language = {
+        "--tokenizer": how.tokenizer,
+        "--max-length": how.max_length,
+        "--template": how.template != "auto",
+    }
+    wrong = [name for name, given in (images if task == "language" else language).items() if given]
+    if wrong:
+        own, found = ("image classifiers", "a language model")
+        if task == "images":
+            own, found = ("language models", "an image classifier")
+        raise OptionError(f"{wrong[0]} is for {own}, but this is {found}", where=target)

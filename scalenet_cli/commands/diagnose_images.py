@@ -1,0 +1,82 @@
+"""Image classifiers and images for a diagnosis."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from scalenet_cli.commands.diagnose_models import Subject, layout_of, require_room
+from scalenet_cli.commands.evaluate_session import _check_classes as check_classes
+from scalenet_cli.commands.models import open_model
+from scalenet_cli.errors import ClassesDiffer, DataUnreadable, OptionError
+from scalenet_cli.measure.probe import Samples
+from scalenet_cli.training.data import DataOptions
+from scalenet_cli.vision.evaluate import require_readable
+from scalenet_cli.vision.preprocessing import resolve_preprocessing
+from scalenet_cli.vision.samples import EvaluationSamples, collate, evaluation_transform
+from scalenet_cli.vision.splits import Split, open_split
+
+if TYPE_CHECKING:
+    from scalenet_cli.commands.diagnose import Diagnosis
+
+DEFAULT_BATCH = 16
+
+
+def open_images(work: "Diagnosis", target: str) -> Subject:
+    """A classifier and the split's images, prepared as the classifier wants them.
+
+    Raises:
+        ScalenetError: the target or the data cannot be used, or do not fit each other.
+    """
+    how = work.how
+    opened = open_model(target, work.options_of(target))
+    config = resolve_preprocessing(opened.model, how.preprocessing)
+    channels = config["input_size"][0]
+    if channels not in (1, 3, 4):
+        raise OptionError(f"the model takes {channels} channels; images have 1, 3 or 4")
+    wanted = DataOptions(work.data, how.dataset, class_map=how.class_map)
+    split = open_split(wanted, how.split or "validation", limit=how.limit, channels=channels)
+    check_classes(opened, split, mapped=how.class_map is not None)
+    layout = layout_of(target, opened.model, opened.family)
+    widths = [stage.width for stage in opened.family.stages(opened.model)]
+    channels, height, width = config["input_size"]
+    require_room(len(split), 4 * channels * height * width, layout, widths, how)
+    batches = tuple(_batches(work, split, config, opened.num_classes))
+    if not batches:
+        raise DataUnreadable("no image could be read", where=split.place)
+    return Subject(
+        target,
+        opened.model,
+        opened.family,
+        opened.architecture,
+        layout,
+        batches,
+        split.place,
+        config,
+        (*opened.notes, *_told(split, sum(map(len, batches)))),
+    )
+
+
+def _batches(
+    work: "Diagnosis", split: Split, config: dict[str, Any], num_classes: int
+) -> Iterator[Samples]:
+    images = EvaluationSamples(split, evaluation_transform(config))
+    size = work.how.batch_size or DEFAULT_BATCH
+    first = 0
+    for begin in range(0, len(split), size):
+        batch = collate([images[at] for at in range(begin, min(begin + size, len(split)))])
+        list(require_readable(batch, skip=work.how.skip_corrupt))
+        if not len(batch.targets):
+            continue
+        if not 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < num_classes:
+            raise ClassesDiffer(
+                f"a target is {int(batch.targets.max())}, but the model has {num_classes} classes",
+                where=split.place,
+            )
+        yield Samples({"x": batch.images}, batch.targets, None, first)
+        first += len(batch.targets)
+
+
+def _told(split: Split, num_read: int) -> Iterator[str]:
+    if num_read < len(split):
+        yield f"{len(split) - num_read} images cannot be decoded and were left out"
+    if split.left_out:
+        yield f"{len(split.left_out)} folders are not in the class map and were left out"

@@ -1,0 +1,76 @@
+"""What is diagnosed: a model with its layout, and samples as it takes them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
+from scalenet_cli.commands.opening import stage_shapes
+from scalenet_cli.errors import OptionError
+from scalenet_cli.families.base import Family
+from scalenet_cli.measure.probe import Samples
+from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.resolve import plain_layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from scalenet_cli.commands.diagnose import DiagnoseOptions
+
+# Samples and features are held in memory at once, as float32.
+MAX_HELD_BYTES: Final = 8 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model in evaluation mode and in float32, and all samples on the CPU.
+
+    ``place`` is where they come from, ``preparation`` how they were made of what is there.
+    """
+
+    name: str
+    model: "nn.Module"
+    family: Family
+    architecture: str
+    layout: Layout
+    batches: Sequence[Samples]
+    place: str
+    preparation: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Images or sequences."""
+        return sum(map(len, self.batches))
+
+
+def layout_of(target: str, model: "nn.Module", family: Family) -> Layout:
+    """What a bundle's manifest records; of a checkpoint, every block once."""
+    folder = bundle_folder(Path(target))
+    if is_bundle(folder):
+        return read_manifest(folder).to_layout()
+    return plain_layout(stage_shapes(family, model))
+
+
+def require_room(
+    num_samples: int, sample_bytes: int, layout: Layout, widths: Sequence[int],
+    how: "DiagnoseOptions",
+) -> None:  # fmt: skip
+    """Samples and features fit into a fixed amount of memory.
+
+    Raises:
+        OptionError: they do not.
+    """
+    rows = num_samples * (how.cka_tokens or 1)
+    channels = [width for stage, width in zip(layout.stages, widths, strict=True)
+                for _ in stage.instances]  # fmt: skip
+    kept = 8 * rows * min(rows, max(widths)) * len(channels)
+    needed = num_samples * sample_bytes + 4 * rows * sum(channels) + kept
+    if needed > MAX_HELD_BYTES:
+        tokens = f" with {how.cka_tokens} tokens each" if how.cka_tokens else ""
+        raise OptionError(
+            f"{num_samples:,} samples{tokens} and their features take {needed / 2**30:.1f} GiB, "
+            f"more than {MAX_HELD_BYTES / 2**30:g}",
+            hint="lower --limit" + (" or --cka-tokens" if how.cka_tokens else ""),
+        )

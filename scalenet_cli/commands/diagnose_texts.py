@@ -1,0 +1,101 @@
+"""Language models and sequences of tokens for a diagnosis."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from scalenet_cli.commands.diagnose_models import Subject, layout_of, require_room
+from scalenet_cli.commands.finetune_language import DEFAULT_LENGTH
+from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
+from scalenet_cli.errors import OptionError
+from scalenet_cli.language.examples import ExampleMaker
+from scalenet_cli.language.records import Record, is_text_data, read_records
+from scalenet_cli.language.samples import IGNORED, TokenRows, collate_rows
+from scalenet_cli.language.sequences import Sequences, tokenize
+from scalenet_cli.measure.probe import Samples
+
+if TYPE_CHECKING:
+    from scalenet_cli.commands.diagnose import Diagnosis
+
+T = TypeVar("T")
+DEFAULT_BATCH = 4
+
+
+def open_texts(work: "Diagnosis", target: str) -> Subject:
+    """A language model, and records as the sequences that ``finetune`` would make of them.
+
+    Raises:
+        ScalenetError: the target or the data cannot be used.
+    """
+    how = work.how
+    records = _records(work, target)
+    opened = open_language_model(
+        target, work.options_of(target), tokenizer=how.tokenizer, precision="fp32"
+    )
+    length = _max_length(how.max_length, opened)
+    maker = ExampleMaker(opened.tokenizer, how.template, train_on_prompt=False)
+    examples = (maker.make(record) for record in records)
+    found = tokenize(examples, opened.tokenizer, length, opened.num_embeddings, work.data)
+    layout = layout_of(target, opened.model, opened.family)
+    widths = [stage.width for stage in opened.family.stages(opened.model)]
+    chosen = _spaced(range(len(found)), how.limit)
+    require_room(len(chosen), 16 * length, layout, widths, how)
+    return Subject(
+        target,
+        opened.model,
+        opened.family,
+        opened.architecture,
+        layout,
+        tuple(_batches(found, chosen, how.batch_size or DEFAULT_BATCH)),
+        work.data,
+        {"max_length": length, "template": maker.template},
+        (*opened.notes, *_told(found)),
+    )
+
+
+def _told(found: Sequences) -> Iterator[str]:
+    if found.num_cut:
+        yield f"{found.num_cut:,} records were cut to --max-length"
+    if found.num_dropped:
+        yield f"{found.num_dropped:,} records have nothing to predict and were left out"
+
+
+def _records(work: "Diagnosis", target: str) -> Sequence[Record]:
+    data, split = work.data, work.how.split
+    if Path(data).exists() and not is_text_data(data):
+        raise OptionError(
+            f"a language model does not classify images, and {data} has no records",
+            where=target,
+            hint="--data takes records of text: .jsonl, .json, .txt, .parquet",
+        )
+    if split is not None and Path(data).is_file():
+        raise OptionError(f"--split {split} is for folders: {data} is a file")
+    return _spaced(read_records(data, split or "validation"), work.how.limit)
+
+
+def _max_length(wanted: int | None, opened: OpenedLanguageModel) -> int:
+    if wanted is not None and wanted > opened.num_positions:
+        raise OptionError(
+            f"--max-length is {wanted}, but the model is made for {opened.num_positions} tokens"
+        )
+    return wanted or min(DEFAULT_LENGTH, opened.num_positions)
+
+
+def _spaced(items: Sequence[T], limit: int) -> Sequence[T]:
+    """At most so many, evenly spaced."""
+    if limit >= len(items):
+        return items
+    return [items[order * len(items) // limit] for order in range(limit)]
+
+
+def _batches(found: Sequences, chosen: Sequence[int], size: int) -> Iterator[Samples]:
+    rows = TokenRows(found, room=None, longest_first=False)
+    for begin in range(0, len(chosen), size):
+        batch = collate_rows([rows[at] for at in chosen[begin : begin + size]])
+        # What a position predicts is the token after it.
+        labels_BN = batch.labels_BN.roll(-1, dims=1)
+        labels_BN[:, -1] = IGNORED
+        lengths = found.lengths[list(chosen[begin : begin + size])]
+        lengths_B = batch.tokens_BN.new_tensor(lengths.tolist())
+        inputs = {"input_ids": batch.tokens_BN, "use_cache": False}
+        yield Samples(inputs, labels_BN, lengths_B, begin)

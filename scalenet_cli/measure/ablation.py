@@ -1,0 +1,48 @@
+"""What a model is worth without one block instance, or without that instance's adapters."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from scalenet_cli.surgery.instance import AdjustedLinear
+
+
+@contextmanager
+def skipped(block: nn.Module) -> Iterator[None]:
+    """The block gives back what it gets, while the context lasts.
+
+    It still runs: its output is replaced, so that whoever calls it finds the block it expects.
+    """
+    handle = block.register_forward_hook(_give_back)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _give_back(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
+
+
+def adapted_linears(block: nn.Module) -> tuple[tuple[str, AdjustedLinear], ...]:
+    """Path inside the block and module of every Linear with an adapter, in order."""
+    return tuple(
+        (path, module)
+        for path, module in block.named_modules()
+        if isinstance(module, AdjustedLinear) and module.adapter is not None
+    )
+
+
+@contextmanager
+def without_adapters(block: nn.Module) -> Iterator[None]:
+    """The block runs on its tied weights, norms and gates alone, while the context lasts."""
+    taken = [(module, module.adapter) for _, module in adapted_linears(block)]
+    try:
+        for module, _ in taken:
+            module.adapter = None
+        yield
+    finally:
+        for module, adapter in taken:
+            module.adapter = adapter

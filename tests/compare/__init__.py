@@ -1,0 +1,1 @@
+"""Studies: what is compared, what it costs, and what becomes of each cell."""
