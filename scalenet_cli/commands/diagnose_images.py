@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scalenet_cli.commands.diagnose_models import Subject, layout_of, require_room
-from scalenet_cli.commands.evaluate_session import _check_classes as check_classes
+from scalenet_cli.commands.evaluate_session import check_classes as check_classes
 from scalenet_cli.commands.models import open_model
 from scalenet_cli.errors import ClassesDiffer, DataUnreadable, OptionError
 from scalenet_cli.measure.probe import Samples

@@ -80,11 +80,11 @@ def _open(
         )
     wanted = DataOptions(data, how.dataset, class_map=how.class_map)
     split = open_split(wanted, how.split, limit=how.limit, channels=channels)
-    _check_classes(opened, split, mapped=how.class_map is not None)
+    check_classes(opened, split, mapped=how.class_map is not None)
     return Session(target, opened, split, config, devices, how)
 
 
-def _check_classes(opened: OpenedModel, split: Split, *, mapped: bool) -> None:
+def check_classes(opened: OpenedModel, split: Split, *, mapped: bool) -> None:
     """The data's classes are the model's, by name where both have names, else by number.
 
     Raises:
