@@ -75,7 +75,7 @@ def test_classes_that_are_not_the_models(denied: Denied, tmp_path: Path) -> None
 
 
 def test_names_that_are_not_those_of_training(run: Run, tmp_path: Path, images: Path) -> None:
-    from scalenet_cli.commands.evaluate_session import _check_classes
+    from scalenet_cli.commands.evaluate_session import check_classes
     from scalenet_cli.commands.models import OpenedModel
     from scalenet_cli.errors import ClassesDiffer
     from scalenet_cli.families import family
@@ -85,7 +85,7 @@ def test_names_that_are_not_those_of_training(run: Run, tmp_path: Path, images: 
     def check(known: dict[str, int], class_map: str | None = None) -> None:
         model = OpenedModel(torch.nn.Identity(), family("vit"), "x", 5, known)
         split = open_split(DataOptions(str(images), class_map=class_map), "validation")
-        _check_classes(model, split, mapped=class_map is not None)
+        check_classes(model, split, mapped=class_map is not None)
 
     check(dict(zip(CLASSES, range(5), strict=True)))
     with pytest.raises(ClassesDiffer, match="a is 0 in the data, but 4 in the model"):
