@@ -89,6 +89,7 @@ def test_a_key_that_counts_blocks_without_end_is_refused_in_time(
     assert time.process_time() - started < 5
 
 
+@pytest.mark.slow
 def test_several_architectures_of_the_same_shapes_are_listed(run: Run, tmp_path: Path) -> None:
     path = blank(tmp_path / "deit.safetensors", "deit_tiny_patch16_224")
     says = ("deit_tiny_patch16_224", "vit_tiny_patch16_224", f"where: {path}", "--arch ")

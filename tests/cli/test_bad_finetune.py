@@ -291,6 +291,7 @@ def test_a_missing_parent_is_made_and_an_empty_folder_is_used(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
+@pytest.mark.slow
 def test_output_without_permission(ground: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)

@@ -208,6 +208,7 @@ def test_images_of_every_kind(run: Run, ground: Path, data: Path, tmp_path: Path
     assert ended.exit_code == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_a_large_image_is_read(run: Run, ground: Path, data: Path, tmp_path: Path) -> None:
     content = BytesIO()
     Image.new("L", (9600, 9600)).save(content, "PNG")  # 92 million pixels: Pillow warns of these

@@ -166,6 +166,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143)])
 def test_a_request_to_stop_that_a_library_swallows_is_heard(
     work: Path, name: str, status: int
@@ -178,6 +179,7 @@ def test_a_request_to_stop_that_a_library_swallows_is_heard(
     assert (ended.returncode, ended.stdout) == (status, "")
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_after_the_output_is_there_is_too_late(work: Path, whole: Path) -> None:
     shutil.copytree(whole, work / "out")
     script = SWALLOWED.format(name="SIGINT", moment="after")
@@ -225,6 +227,7 @@ def test_a_killed_process_leaves_the_old_output_and_the_next_run_ends_well(
     assert snapshot(work / "out") == snapshot(whole)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_leaves_the_old_state(work: Path, whole: Path) -> None:
     # The kernel refuses the write, as it does on a full disk.
     shutil.copytree(whole, work / "out")
@@ -254,7 +257,7 @@ def _may_mount(folder: Path) -> bool:
     ("options", "says"),
     [
         ("size=1m", ("the bundle needs 8,", "but 1,048,576 are free")),
-        ("size=64m,nr_inodes=4", ("No space left on device",)),
+        pytest.param("size=64m,nr_inodes=4", ("No space left on device",), marks=pytest.mark.slow),
         ("size=64m,ro", ("no permission to write in",)),
     ],
     ids=["small", "full", "read-only"],

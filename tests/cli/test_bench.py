@@ -45,6 +45,7 @@ def test_a_bundle_and_its_source_with_the_plan_are_the_same_models(
     assert (one["batch_size"], one["repeats"], one["warmup"]) == (2, 2, 0)
 
 
+@pytest.mark.slow
 def test_tables(bundle: Path, run: Run) -> None:
     result = run("bench", bundle, *QUICK, "--precision", "bf16", "--channels-last")
     assert result.exit_code == 0, result.stderr

@@ -65,6 +65,7 @@ def test_the_official_deit_file(deit: nn.Module, tmp_path: Path) -> None:
     assert holds(source, deit)
 
 
+@pytest.mark.slow
 def test_a_plain_state_dict_is_ambiguous_until_it_is_named(deit: nn.Module, tmp_path: Path) -> None:
     path = str(tmp_path / "plain.pth")
     torch.save(deit.state_dict(), path)
@@ -77,6 +78,7 @@ def test_a_plain_state_dict_is_ambiguous_until_it_is_named(deit: nn.Module, tmp_
     assert open_source(path, arguments=said).preprocessing["crop_pct"] == 0.9
 
 
+@pytest.mark.slow
 def test_the_official_swin_file_with_old_keys_and_buffers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("swin_tiny_patch4_window7_224")
@@ -89,6 +91,7 @@ def test_the_official_swin_file_with_old_keys_and_buffers(tmp_path: Path) -> Non
     assert all("relative_position_index" in k or "attn_mask" in k for k in source.dropped)
 
 
+@pytest.mark.slow
 def test_distilled_deit_and_another_number_of_classes(tmp_path: Path) -> None:
     model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=7)
     torch.save(model.state_dict(), tmp_path / "d.pth")

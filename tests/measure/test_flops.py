@@ -16,6 +16,7 @@ from scalenet_cli.plan.schema import GROUPS, Group
 from scalenet_cli.surgery import group_parameters
 from tests.laws.building import make_plan
 from tests.models import ARCHITECTURES, TinyCase
+from tests.training.runs import slow
 
 every_case = pytest.mark.parametrize("case", ARCHITECTURES, indirect=True)
 PLAIN = {"type": "none"}
@@ -71,9 +72,9 @@ def test_an_instance_works_as_much_as_its_source(case: TinyCase) -> None:
     [
         ("deit_tiny_patch16_224", "deit_tiny_sharing_only", 1.254, 2.478),
         ("deit_small_patch16_224", "deit_small_sharing_only", 4.599, 9.140),
-        ("deit_base_patch16_224", "deit_tiny_sharing_only", 17.564, 35.011),
+        slow("deit_base_patch16_224", "deit_tiny_sharing_only", 17.564, 35.011),
         ("swin_tiny_patch4_window7_224", "swin_tiny_sharing_only", 4.491, 5.192),
-        ("swin_base_patch4_window7_224", "swin_base_sharing_only", 15.431, 16.674),
+        slow("swin_base_patch4_window7_224", "swin_base_sharing_only", 15.431, 16.674),
     ],
 )
 def test_the_papers_models(
@@ -122,7 +123,7 @@ def test_counting_leaves_the_model_as_it_is(case: TinyCase) -> None:
 
 
 @every_case
-@pytest.mark.parametrize("train", [GROUPS, ("norms", "adapters")], ids=["all", "default"])
+@pytest.mark.parametrize("train", [slow(GROUPS), ("norms", "adapters")], ids=["all", "default"])
 def test_a_training_pass_equals_the_real_one(case: TinyCase, train: tuple[Group, ...]) -> None:
     model = expand_module(case.model, make_plan(case), family=case.architecture.family)
     groups = group_parameters(model, case.family)

@@ -120,7 +120,7 @@ def story(child: Child) -> list[str]:
         (fill_the_disk, "error[output-unwritable]: writing failed: File too large"),
         slow(fill_the_disk_with_a_bundle, "error[output-unwritable]: writing failed: File too l"),
         slow(lock, ("error[output-unwritable]: no permission", "error[system]: Permission den")),
-        (kill_a_worker, "error[worker-lost]: a process that loads data has ended: "),
+        slow(kill_a_worker, "error[worker-lost]: a process that loads data has ended: "),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -151,7 +151,7 @@ def test_what_was_saved_before_stays(
     assert contents(run) == contents(whole)
 
 
-@pytest.mark.parametrize("event", [terminate, interrupt], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("event", [slow(terminate), interrupt], ids=["SIGTERM", "SIGINT"])
 def test_a_run_that_ends_in_its_first_evaluation_can_be_resumed(
     server: Server, bundle: Path, data: Path, tmp_path: Path, whole: Path, event: Event
 ) -> None:
@@ -179,6 +179,7 @@ def interrupted_early(bundle: Path, data: Path, run: Path) -> None:
         command(bundle, data, run)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_stops_the_others_with_one_message(
     server: Server, bundle: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -70,7 +70,7 @@ def swin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_bundle(folder / "bundle", "swin"), write_data(folder / "data", size=32)
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_ranks_equal_one_process(
     server: Server, bundle: Path, data: Path, tmp_path: Path, sharding: str
 ) -> None:

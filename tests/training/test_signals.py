@@ -65,7 +65,7 @@ def resume(server: Server, bundle: Path, data: Path, run: Path) -> Child:
 
 
 # In mid-epoch; where an evaluation and a checkpoint are due anyway.
-CASES = [(signal.SIGTERM, 2), slow(signal.SIGUSR1, 4), (signal.SIGINT, 5)]
+CASES = [slow(signal.SIGTERM, 2), slow(signal.SIGUSR1, 4), (signal.SIGINT, 5)]
 
 
 @pytest.mark.parametrize(("number", "step"), CASES)

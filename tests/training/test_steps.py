@@ -49,7 +49,7 @@ def assert_close_runs(one: Path, other: Path) -> None:
     assert difference < BOUND, key
 
 
-@pytest.mark.parametrize("name", ["vit", "swin", slow("deit_distilled"), slow("vit_variant")])
+@pytest.mark.parametrize("name", ["vit", *map(slow, ("swin", "deit_distilled", "vit_variant"))])
 def test_frozen_tensors_never_change(tmp_path: Path, data: Path, data32: Path, name: str) -> None:
     bundle, run = write_bundle(tmp_path / "bundle", name), tmp_path / "run"
     before = parameters_of(load(bundle))
