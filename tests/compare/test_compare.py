@@ -209,6 +209,7 @@ def test_some_arms_now_and_the_others_later(made: Made, tmp_path: Path) -> None:
         run_study(study, copy)
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_cells(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

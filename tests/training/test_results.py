@@ -66,7 +66,7 @@ def assert_is_what_was_trained(run: Path, trained: Mapping[str, torch.Tensor]) -
     assert model(inputs).shape == (2, trained_of(run / "last").num_classes)
 
 
-@pytest.mark.parametrize("name", ["vit", slow("swin"), slow("deit_distilled")])
+@pytest.mark.parametrize("name", [*map(slow, ("vit", "swin", "deit_distilled"))])
 def test_everything_trained(data: Path, data32: Path, tmp_path: Path, name: str) -> None:
     bundle, run = write_bundle(tmp_path / "bundle", name), tmp_path / "run"
     kept = parameters_of(load(bundle))

@@ -87,6 +87,7 @@ def test_signal_saves_and_has_a_status_of_its_own(
     assert contents(run) == contents(whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_quits(
     server: Server, bundle: Path, data: Path, tmp_path: Path, whole: Path
 ) -> None:
