@@ -421,9 +421,17 @@ class RunStateDamaged(TrainingError):
 
 
 class LossNotFinite(TrainingError):
-    """Loss or gradient became NaN or infinite."""
+    """Loss or gradient became NaN or infinite; ``step`` says when, in a run."""
 
     code = "loss-not-finite"
+    step: int | None = None
+
+    @classmethod
+    def at(cls, step: int, fact: str, *, hint: str) -> "LossNotFinite":
+        """The error of a run after so many steps."""
+        error = cls(fact, hint=hint)
+        error.step = step
+        return error
 
 
 class RankLost(TrainingError):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.compare_data import StudySource, TaskMaker
 from scalenet_cli.commands.compare_plans import Target, describe_arm, make_plan
+from scalenet_cli.commands.finetune_setup import train_set
 from scalenet_cli.commands.opening import Described
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError, PlanError, PlanErrors
@@ -13,7 +14,7 @@ from scalenet_cli.measure.flops import count_flops, count_pass
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.load import PlanDocument
 from scalenet_cli.plan.load_study import StudyDocument
-from scalenet_cli.plan.schema import GROUPS, Group
+from scalenet_cli.plan.schema import Group
 from scalenet_cli.plan.study import ArmEntry, ArmKind
 from scalenet_cli.plan.training import LanguageRecipe, Recipe
 
@@ -120,7 +121,7 @@ class ArmBuilder:
         self, entry: ArmEntry, described: Described, recipe: Recipe, num_samples: int
     ) -> ArmCost:
         model, family = described.model, described.family
-        trained = trained_groups(described, recipe, new_head=self.tasks.new_head)
+        trained = train_set(described.groups, described.train, recipe, new_head=self.tasks.new_head)
         sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
         for key, parameter in model.named_parameters():
             parameter.requires_grad_(described.groups[key] in trained)
@@ -146,27 +147,6 @@ class ArmBuilder:
             relative_cost=1.0,
             **_of_steps(recipe, num_samples, train_flops),
         )
-
-
-def trained_groups(
-    described: Described, recipe: Recipe, *, new_head: bool = False
-) -> tuple[Group, ...]:
-    """The recipe's groups, or else the plan's; a new head is always one of them.
-
-    Raises:
-        OptionError: the model has no tensors of a group.
-    """
-    present = set(described.groups.values())
-    wanted = set(described.train)
-    if recipe.train is not None:
-        wanted = set(present) if recipe.train == "all" else set(recipe.train)
-    lacking = [group for group in GROUPS if group in wanted - present]
-    if lacking:
-        raise OptionError(
-            f"train names {lacking[0]}, but the model has no such tensors",
-            hint=f"groups of this model: {', '.join(g for g in GROUPS if g in present)}",
-        )
-    return tuple(g for g in GROUPS if g in wanted or (new_head and g == "head"))
 
 
 def _of_steps(recipe: Recipe, num_samples: int, train_flops: int) -> dict[str, Any]:

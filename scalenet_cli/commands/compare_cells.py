@@ -1,6 +1,5 @@
 """A cell of a study: the run of one arm with one seed, which goes on where it stopped."""
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -84,11 +83,10 @@ def _expand(folder: StudyFolder, cell: Cell) -> Path:
 
 
 def _diverged(run: RunFolder, metric: str, error: LossNotFinite) -> Outcome:
-    found = re.search(r"step (\d+)", error.fact)
     lines = evaluations(run, metric)
     return Outcome(
         metric=metric,
-        steps=int(found.group(1)) if found else 0,
+        steps=error.step or 0,
         before=lines[0][1] if lines else None,
         diverged=error.fact,
     )

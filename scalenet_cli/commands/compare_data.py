@@ -1,19 +1,14 @@
 """What a study's arms are trained on, opened once and checked before anything is written."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
-from scalenet_cli.commands.expand import expand_checkpoint
-from scalenet_cli.commands.finetune_setup import FinetuneOptions, Request
 from scalenet_cli.commands.opening import build_base
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import ScalenetError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Architecture, Family
 from scalenet_cli.families.sources import Source, open_source
-from scalenet_cli.plan.load import plan_from_dict
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.plan.load_training import recipe_text
 from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
@@ -185,14 +180,11 @@ class TaskMaker:
 
     def _texts(self, recipe: LanguageRecipe) -> Task:
         """How many sequences the records are is only known once they are tokens."""
-        from scalenet_cli.bundle.read import open_bundle
-        from scalenet_cli.commands.finetune_language import prepare_language
+        from scalenet_cli.commands.language_models import tokenizer_folder
+        from scalenet_cli.language.corpus import open_corpus
+        from scalenet_cli.language.task import LanguageTask
 
-        study, source = self._document.study, self._source
-        options = FinetuneOptions(num_classes=study.data.num_classes)
-        with tempfile.TemporaryDirectory(prefix="scalenet-compare-") as folder:
-            bundle = Path(folder) / "base"
-            plan = plan_from_dict(BASE_PLAN)
-            expand_checkpoint(source.reference, plan, bundle, options=source.options)
-            request = Request(open_bundle(bundle), bundle, data_options(self._document), options)
-            return prepare_language(request, recipe).task
+        data, base = data_options(self._document), cast(Any, self._source.base)
+        words = tokenizer_folder(self._source.reference, data.tokenizer)
+        corpus = open_corpus(words, base.config, recipe, data)
+        return LanguageTask(recipe, corpus, place=data.data)

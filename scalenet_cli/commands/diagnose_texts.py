@@ -2,22 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from scalenet_cli.commands.diagnose_models import Subject, layout_of, require_room
-from scalenet_cli.commands.finetune_language import DEFAULT_LENGTH
-from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
+from scalenet_cli.commands.language_models import open_language_model
 from scalenet_cli.errors import OptionError
+from scalenet_cli.language.corpus import limited, longest
 from scalenet_cli.language.examples import ExampleMaker
 from scalenet_cli.language.records import Record, is_text_data, read_records
 from scalenet_cli.language.samples import IGNORED, TokenRows, collate_rows
 from scalenet_cli.language.sequences import Sequences, tokenize
 from scalenet_cli.measure.probe import Samples
+from scalenet_cli.training.data import evenly_spaced
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.diagnose import Diagnosis
 
-T = TypeVar("T")
 DEFAULT_BATCH = 4
 
 
@@ -32,13 +32,13 @@ def open_texts(work: "Diagnosis", target: str) -> Subject:
     opened = open_language_model(
         target, work.options_of(target), tokenizer=how.tokenizer, precision="fp32"
     )
-    length = _max_length(how.max_length, opened)
+    length = longest(how.max_length, opened.num_positions, "--max-length")
     maker = ExampleMaker(opened.tokenizer, how.template, train_on_prompt=False)
     examples = (maker.make(record) for record in records)
     found = tokenize(examples, opened.tokenizer, length, opened.num_embeddings, work.data)
     layout = layout_of(target, opened.model, opened.family)
     widths = [stage.width for stage in opened.family.stages(opened.model)]
-    chosen = _spaced(range(len(found)), how.limit)
+    chosen = evenly_spaced(len(found), min(how.limit, len(found)))
     require_room(len(chosen), 16 * length, layout, widths, how)
     return Subject(
         target,
@@ -70,22 +70,7 @@ def _records(work: "Diagnosis", target: str) -> Sequence[Record]:
         )
     if split is not None and Path(data).is_file():
         raise OptionError(f"--split {split} is for folders: {data} is a file")
-    return _spaced(read_records(data, split or "validation"), work.how.limit)
-
-
-def _max_length(wanted: int | None, opened: OpenedLanguageModel) -> int:
-    if wanted is not None and wanted > opened.num_positions:
-        raise OptionError(
-            f"--max-length is {wanted}, but the model is made for {opened.num_positions} tokens"
-        )
-    return wanted or min(DEFAULT_LENGTH, opened.num_positions)
-
-
-def _spaced(items: Sequence[T], limit: int) -> Sequence[T]:
-    """At most so many, evenly spaced."""
-    if limit >= len(items):
-        return items
-    return [items[order * len(items) // limit] for order in range(limit)]
+    return limited(read_records(data, split or "validation"), work.how.limit)
 
 
 def _batches(found: Sequences, chosen: Sequence[int], size: int) -> Iterator[Samples]:

@@ -17,6 +17,7 @@ from scalenet_cli.commands.joining import joined
 from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.language.choices import is_question, measure_choices, read_question
+from scalenet_cli.language.corpus import limited
 from scalenet_cli.language.harness import check_tasks, run_tasks
 from scalenet_cli.language.perplexity import choose_windows, measure_perplexity
 from scalenet_cli.language.records import HUB, Record, is_text_data, read_records, text_of
@@ -97,10 +98,7 @@ def _read(place: str, work: "LanguageEvaluation") -> Data:
         )
     if how.split is not None and Path(place).is_file():
         raise OptionError(f"--split {how.split} is for folders: {place} is a file")
-    records = read_records(place, how.split or "validation")
-    if how.limit is not None and how.limit < len(records):
-        chosen = (at * len(records) // how.limit for at in range(how.limit))
-        records = [records[at] for at in chosen]
+    records = limited(read_records(place, how.split or "validation"), how.limit)
     questions = is_question(records[0])
     for record in records:
         if questions:

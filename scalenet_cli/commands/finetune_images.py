@@ -68,7 +68,7 @@ def _subject(
         loaded.family,
         loaded.layout,
         loaded.groups,
-        train_set(loaded, recipe, new_head=new_head),
+        train_set(loaded.groups, loaded.train, recipe, new_head=new_head),
         loaded.base_keys,
         loaded.bundle,
         _recount(loaded) if new_head else loaded.bundle.manifest,

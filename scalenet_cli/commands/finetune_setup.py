@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from scalenet_cli import __version__
 from scalenet_cli.bundle.read import Bundle, bundle_folder, open_bundle
-from scalenet_cli.commands.loading import Loaded
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.plan.load_training import load_training_recipe
@@ -119,14 +118,22 @@ def tool_name() -> str:
     return f"scalenet-cli {__version__}"
 
 
-def train_set(loaded: Loaded, recipe: Recipe, *, new_head: bool = False) -> tuple[Group, ...]:
-    """The recipe's groups, or else the plan's; a new head is always one of them.
+def train_set(
+    groups: Mapping[str, Group],
+    planned: tuple[Group, ...],
+    recipe: Recipe,
+    *,
+    new_head: bool = False,
+) -> tuple[Group, ...]:
+    """The recipe's groups, or else the planned ones; a new head is always one of them.
+
+    ``groups`` has that of every tensor of the model.
 
     Raises:
         OptionError: the model has no tensors of a group.
     """
-    present = set(loaded.groups.values())
-    wanted = set(loaded.train)
+    present = set(groups.values())
+    wanted = set(planned)
     if recipe.train is not None:
         wanted = set(present) if recipe.train == "all" else set(recipe.train)
     lacking = [group for group in GROUPS if group in wanted - present]

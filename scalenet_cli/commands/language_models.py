@@ -97,17 +97,27 @@ def _source(
     )
     architecture = source.architecture
     _require_language(architecture.family, target)
-    folder = Path(target)
-    if target.startswith(HUB):
-        from scalenet_cli.families.sources.hub import fetch_repository
-
-        folder = fetch_repository(target.removeprefix(HUB), weights=True)
+    folder = _folder(target)
     words, place = _tokenizer(tokenizer, folder)
     family = find_family(architecture.family)
     model = build_base(architecture, family, source, target)
     set_parameters(model, {key: tensor.read() for key, tensor in source.tensors.items()})
     family.finish(model, folder, [path.name for path in source.carried])
     return OpenedLanguageModel(model, words, family, architecture.name, source.notes), place
+
+
+def tokenizer_folder(target: str, chosen: str | None) -> Path:
+    """Where a tokenizer is: in the folder that was chosen, or in the checkpoint's."""
+    return _folder(target) if chosen is None else Path(chosen)
+
+
+def _folder(target: str) -> Path:
+    """The folder of a checkpoint; of ``hf:REPO``, that of what is downloaded."""
+    if not target.startswith(HUB):
+        return Path(target)
+    from scalenet_cli.families.sources.hub import fetch_repository
+
+    return fetch_repository(target.removeprefix(HUB), weights=True)
 
 
 def _tokenizer(chosen: str | None, folder: Path) -> tuple[Any, str]:

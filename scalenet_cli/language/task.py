@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from scalenet_cli.families.base import Family
+from scalenet_cli.language.corpus import Corpus
 from scalenet_cli.language.samples import (
     IGNORED,
     Row,
@@ -18,7 +19,6 @@ from scalenet_cli.language.samples import (
     collate_rows,
     grouped_order,
 )
-from scalenet_cli.language.sequences import Sequences
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.training.devices import Devices
@@ -41,20 +41,12 @@ class LanguageTask:
     even: ClassVar[bool] = False
     default_workers: ClassVar[int] = 0
 
-    def __init__(
-        self,
-        recipe: LanguageRecipe,
-        train: Sequences,
-        val: Sequences,
-        *,
-        max_length: int,
-        place: str,
-    ) -> None:
+    def __init__(self, recipe: LanguageRecipe, corpus: Corpus, *, place: str) -> None:
         self._recipe = recipe
         self.place: Final = place
-        room = max_length if recipe.packing else None
-        self.training: Final = TokenRows(train, room=room, longest_first=False)
-        self.validation: Final = TokenRows(val, room=None, longest_first=True)
+        room = corpus.max_length if recipe.packing else None
+        self.training: Final = TokenRows(corpus.train, room=room, longest_first=False)
+        self.validation: Final = TokenRows(corpus.val, room=None, longest_first=True)
         self.sizes: Final = (len(self.training), len(self.validation))
 
     def collate(self, samples: Sequence[Row]) -> TokenBatch:

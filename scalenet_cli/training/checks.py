@@ -33,7 +33,8 @@ def require_finite(
         cause = f"the loss is {loss:.4g}, but the gradient of {gradients[0]} is not finite"
     else:
         cause = f"the loss is {loss}"
-    raise LossNotFinite(
+    raise LossNotFinite.at(
+        step,
         f"step {step} diverged at a learning rate of {lr:.3g}: {cause}",
         hint="the last checkpoint is from before; try a lower lr, a longer warm-up, clip_grad, or "
         "bf16 in the place of fp16",
@@ -47,7 +48,8 @@ def require_finite_loss(step: int, loss: float) -> None:
         LossNotFinite: it is not.
     """
     if not math.isfinite(loss):
-        raise LossNotFinite(
+        raise LossNotFinite.at(
+            step,
             f"the validation loss after step {step} is {loss}",
             hint="the last checkpoint is from before; try a lower lr or a larger opt_eps"
             if step
@@ -63,7 +65,8 @@ def require_scale(step: int, scale: float) -> None:
         LossNotFinite: the loss scale has fallen below 1.
     """
     if scale < MIN_SCALE:
-        raise LossNotFinite(
+        raise LossNotFinite.at(
+            step,
             f"step {step}: fp16 overflows at every loss scale down to {scale:g}",
             hint="train with --precision bf16 or fp32",
         )

@@ -7,6 +7,15 @@ TRAIN_NAMES: Final = ("train", "training")
 VAL_NAMES: Final = ("val", "valid", "validation", "eval", "evaluation")
 
 
+def evenly_spaced(size: int, count: int) -> tuple[int, ...]:
+    """So many of the positions 0..size-1, the first included.
+
+    >>> evenly_spaced(10, 3)
+    (0, 3, 6)
+    """
+    return tuple(order * size // count for order in range(count))
+
+
 @dataclass(frozen=True, slots=True)
 class DataOptions:
     """Which data, and how much of it.

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder, VisionDataset
 
 from scalenet_cli.errors import ClassesDiffer, DataNotFound, DataUnreadable
-from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES, DataOptions
+from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES, DataOptions, evenly_spaced
 from scalenet_cli.vision.readers import FOLDERS, check_dataset, left_out, open_reader
 
 # Resizing makes the shorter side as long as the model's, and the longer one in proportion.
@@ -100,7 +100,7 @@ def open_split(
         raise _classes_differ(classes, found, place)
     indices: range | tuple[int, ...] = range(size)
     if limit is not None and limit < size:
-        indices = tuple(order * size // limit for order in range(limit))
+        indices = evenly_spaced(size, limit)
     mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
     missed = left_out(source, root) if options.class_map and not options.dataset else []
     return Split(source, indices, found, place, mode, tuple(missed))

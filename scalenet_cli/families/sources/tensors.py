@@ -43,7 +43,9 @@ TORCH_NAMES: Final[Mapping[str, str]] = {
     "F8_E5M2": "float8_e5m2",
 }
 FLOATS: Final = ("F64", "F32", "F16", "BF16")
-CHUNK_BYTES: Final = 4 * 1024 * 1024
+# Small enough for the processor's cache and for malloc to use the same pages again: with 4 MiB,
+# mapped anew for every tensor, copying 2.5 GB cost twice the system time.
+CHUNK_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class FileTensor:
     offset: int
 
     def chunks(self) -> Iterator[memoryview]:
-        """The raw bytes, a few MiB at a time; a chunk is valid until the next one is asked for.
+        """The raw bytes, a little at a time; a chunk is valid until the next one is asked for.
 
         Raises:
             CheckpointIncomplete: the file ends before the tensor does.
