@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from scalenet_cli.commands.bench import BenchOptions as BenchOptions
     from scalenet_cli.commands.bench import bench as bench
+    from scalenet_cli.commands.compare import CompareOptions as CompareOptions
+    from scalenet_cli.commands.compare import compare as compare
     from scalenet_cli.commands.count import count_params as count_params
     from scalenet_cli.commands.count import flops as flops
+    from scalenet_cli.commands.diagnose import DiagnoseOptions as DiagnoseOptions
+    from scalenet_cli.commands.diagnose import diagnose as diagnose
     from scalenet_cli.commands.evaluate import EvalOptions as EvalOptions
     from scalenet_cli.commands.evaluate import evaluate as evaluate
     from scalenet_cli.commands.evaluate_language import LanguageOptions as LanguageOptions
@@ -43,7 +47,9 @@ __version__: Final = version("scalenet-cli")
 
 _EXPORTS: Final = {
     "BenchOptions": "commands.bench",
+    "CompareOptions": "commands.compare",
     "DataOptions": "training.data",
+    "DiagnoseOptions": "commands.diagnose",
     "EvalOptions": "commands.evaluate",
     "ExpandReport": "commands.expand",
     "ExpansionPlan": "plan.schema",
@@ -57,7 +63,9 @@ _EXPORTS: Final = {
     "Work": "training.session",
     "bench": "commands.bench",
     "check_plan": "commands.inspection",
+    "compare": "commands.compare",
     "count_params": "commands.count",
+    "diagnose": "commands.diagnose",
     "evaluate": "commands.evaluate",
     "evaluate_language": "commands.evaluate_language",
     "expand_checkpoint": "commands.expand",

@@ -6,7 +6,9 @@ import scalenet_cli
 def test_exported_names() -> None:
     assert scalenet_cli.__all__ == [
         "BenchOptions",
+        "CompareOptions",
         "DataOptions",
+        "DiagnoseOptions",
         "EvalOptions",
         "ExpandReport",
         "ExpansionPlan",
@@ -20,7 +22,9 @@ def test_exported_names() -> None:
         "Work",
         "bench",
         "check_plan",
+        "compare",
         "count_params",
+        "diagnose",
         "evaluate",
         "evaluate_language",
         "expand_checkpoint",

@@ -75,6 +75,7 @@ def bench(
     if inference_only and train_only:
         raise OptionError("--inference-only and --train-only leave nothing to measure")
     from scalenet_cli.cli import bench_table, render
+    from scalenet_cli.cli.progress import bars
     from scalenet_cli.commands.bench import BOTH, BenchOptions
     from scalenet_cli.commands.bench import bench as measure
 
@@ -91,7 +92,7 @@ def bench(
         threads=threads,
     )
     options = source_options(arch, model_kwargs, seed=seed)
-    with bench_table.progress() as tick:
+    with bars() as tick:
         report = measure(target, plan=plan, how=how, options=options, progress=tick)
     render.notes(report.notes)
     render.report(report, bench_table.show, as_json=as_json)

@@ -1,16 +1,12 @@
 """How a bench looks: tables on stdout, a progress bar on a terminal's stderr."""
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
-from scalenet_cli.cli.render import console
+from scalenet_cli.cli.render import table
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.bench import Pass, Progress
     from scalenet_cli.commands.bench_report import BenchReport, PassReport, Spread
 
 
@@ -35,7 +31,7 @@ def show(facts: "BenchReport") -> None:
 
 def _show_pass(title: str, facts: "PassReport") -> None:
     training = title != "inference"
-    _table(
+    table(
         (title, "trained" if training else "stored", "ms", "samples/s", "GFLOPs/sample"),
         [
             (
@@ -48,9 +44,9 @@ def _show_pass(title: str, facts: "PassReport") -> None:
             for row in facts.variants
         ],
     )
-    _table(*_memory(facts, training))
+    table(*_memory(facts, training))
     if facts.ratios:
-        _table(
+        table(
             ("ratio", "time", "FLOPs", "memory"),
             [
                 (
@@ -87,36 +83,3 @@ def _spread(values: "Spread", digits: int, unit: float = 1.0) -> str:
         f"{value * unit:,.{digits}f}" for value in (values.median, values.min, values.max)
     )
     return f"{middle} ({low}..{high})"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
-
-
-@contextmanager
-def progress() -> "Iterator[Progress | None]":
-    """A bar per kind of pass where stderr is a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[Pass, TaskID] = {}
-
-        def tick(name: "Pass", done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
-
-        yield tick

@@ -1,16 +1,16 @@
 """How a study looks: its plan and its results on stdout, its progress on stderr."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
 import typer
 
 from scalenet_cli.cli.progress import TerminalReporter
-from scalenet_cli.cli.render import console
+from scalenet_cli.cli.render import table
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.compare import CompareReport
-    from scalenet_cli.commands.compare_results import StudyResults
+    from scalenet_cli.commands.study.results import StudyResults
     from scalenet_cli.training.task import Scores
 
 
@@ -69,7 +69,7 @@ def show(facts: "CompareReport") -> None:
 
 def plan(facts: "CompareReport") -> None:
     """One row per arm: what it is, and what it costs."""
-    from scalenet_cli.commands.compare_amounts import amount
+    from scalenet_cli.commands.study.amounts import amount
 
     unit = facts.arms[0].unit
     columns = (
@@ -91,7 +91,7 @@ def plan(facts: "CompareReport") -> None:
         )
         for arm in facts.arms
     ]
-    _table(columns, rows)
+    table(columns, rows)
     typer.echo(
         f"{len(facts.arms)} arms x {len(facts.seeds)} seeds: "
         f"{amount(facts.total_train_flops)}FLOPs of training; cost is relative to "
@@ -101,7 +101,7 @@ def plan(facts: "CompareReport") -> None:
 
 def results(facts: "StudyResults") -> None:
     """One row per arm: mean and spread over seeds."""
-    from scalenet_cli.commands.compare_results import spread_text
+    from scalenet_cli.commands.study.results import spread_text
 
     name = "top-1, %" if facts.metric == "top1" else facts.metric
     rows = []
@@ -109,19 +109,7 @@ def results(facts: "StudyResults") -> None:
         told = f"{len(arm.cells)}" + (f", {arm.num_diverged} diverged" if arm.num_diverged else "")
         values = (spread_text(spread) for spread in (arm.before, arm.best, arm.last))
         rows.append((arm.cost.name, *values, told, f"{arm.cost.stored:,}"))
-    _table((name, "before", "best", "last", "seeds", "stored"), rows)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
+    table((name, "before", "best", "last", "seeds", "stored"), rows)
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """``scalenet diagnose``."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from scalenet_cli.cli.options import (
     RandomWeights,
     Seed,
     Target,
+    preprocessing,
     source_options,
 )
 
@@ -111,18 +112,10 @@ def diagnose(
     is taken. Nothing is trained.
     """
     from scalenet_cli.cli import diagnose_table, render
+    from scalenet_cli.cli.progress import bars
     from scalenet_cli.commands.diagnose import DiagnoseOptions
     from scalenet_cli.commands.diagnose import diagnose as run
-    from scalenet_cli.commands.options import parse_numbers
 
-    preparing: dict[str, Any] = {
-        "mean": None if mean is None else parse_numbers(mean, "--mean"),
-        "std": None if std is None else parse_numbers(std, "--std"),
-        "crop_pct": crop_pct,
-        "crop_mode": crop_mode,
-        "interpolation": interpolation,
-        "input_size": input_size,
-    }
     how = DiagnoseOptions(
         split=split,
         dataset=dataset,
@@ -134,13 +127,13 @@ def diagnose(
         cka_tokens=cka_tokens,
         batch_size=batch_size,
         device=device,
-        preprocessing={name: value for name, value in preparing.items() if value is not None},
+        preprocessing=preprocessing(mean, std, crop_pct, crop_mode, interpolation, input_size),
         tokenizer=tokenizer,
         max_length=max_length,
         template=template,
     )
     options = source_options(arch, model_kwargs, random_weights, seed)
-    with diagnose_table.progress() as tick:
+    with bars() as tick:
         report = run(
             target, data, output, against=against, how=how, options=options, force=force,
             progress=tick,

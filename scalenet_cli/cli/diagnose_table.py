@@ -1,17 +1,13 @@
 """How a diagnosis looks: a table per kind of number on stdout, bars on a terminal's stderr."""
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
-from scalenet_cli.cli.render import console
+from scalenet_cli.cli.render import table
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.diagnose import Progress
-    from scalenet_cli.commands.diagnose_report import (
+    from scalenet_cli.commands.diagnosis.report import (
         BlockPlace,
         DiagnoseReport,
         ModelReport,
@@ -42,7 +38,7 @@ def _gradients(model: "ModelReport") -> None:
         )
         for row in model.gradients
     ]
-    _table(("source block", "gradient norm", "of each instance alone"), rows)
+    table(("source block", "gradient norm", "of each instance alone"), rows)
 
 
 def _instances(facts: "DiagnoseReport") -> None:
@@ -65,7 +61,7 @@ def _instances(facts: "DiagnoseReport") -> None:
                 "  ".join(ratios.get(_key(block), [])),
             )
         )
-    _table(("block", "source", "skipped", "without adapters", "adapter / core"), rows)
+    table(("block", "source", "skipped", "without adapters", "adapter / core"), rows)
 
 
 def _key(block: "BlockPlace") -> tuple[int, int]:
@@ -76,36 +72,3 @@ def _score(score: "ScoreReport", facts: "DiagnoseReport") -> str:
     if facts.metric == "top1":
         return f"top-1 {score.top1:.2f} %"
     return f"perplexity {score.perplexity:.5g}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
-
-
-@contextmanager
-def progress() -> "Iterator[Progress | None]":
-    """A bar per kind of work where stderr is a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
-    with Bars(console=Console(stderr=True, markup=False), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def tick(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
-
-        yield tick

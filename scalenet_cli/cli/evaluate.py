@@ -1,6 +1,6 @@
 """``scalenet eval``."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,6 +12,7 @@ from scalenet_cli.cli.options import (
     RandomWeights,
     Seed,
     Target,
+    preprocessing,
     source_options,
 )
 
@@ -67,7 +68,6 @@ def evaluate(
     """
     from scalenet_cli.commands.evaluate import EvalOptions
     from scalenet_cli.commands.evaluate_language import LanguageOptions
-    from scalenet_cli.commands.options import parse_numbers
     from scalenet_cli.commands.targets import task_of
     from scalenet_cli.commands.thresholds import parse_thresholds
 
@@ -93,14 +93,6 @@ def evaluate(
         )
         _evaluate_language(target, chosen, options, thresholds, as_json=as_json)
         return
-    preparing: dict[str, Any] = {
-        "mean": None if mean is None else parse_numbers(mean, "--mean"),
-        "std": None if std is None else parse_numbers(std, "--std"),
-        "crop_pct": crop_pct,
-        "crop_mode": crop_mode,
-        "interpolation": interpolation,
-        "input_size": input_size,
-    }
     how = EvalOptions(
         split=split or "validation",
         dataset=dataset,
@@ -113,7 +105,7 @@ def evaluate(
         precision=precision or "fp32",
         channels_last=channels_last,
         compile=compile_,
-        preprocessing={name: value for name, value in preparing.items() if value is not None},
+        preprocessing=preprocessing(mean, std, crop_pct, crop_mode, interpolation, input_size),
         confusion=confusion,
         predictions=predictions,
         force=force,

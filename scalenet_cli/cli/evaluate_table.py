@@ -1,11 +1,13 @@
 """How an evaluation looks: numbers on stdout, a progress bar on a terminal's stderr."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
+
+from scalenet_cli.cli.progress import bars
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.evaluate import EvalReport, Progress
@@ -89,16 +91,5 @@ def _printable(text: str) -> str:
 @contextmanager
 def progress() -> "Iterator[Progress | None]":
     """A bar where stderr is a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("batches", total=None)
-
-        def tick(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield tick
+    with bars() as tick:
+        yield None if tick is None else partial(tick, "batches")

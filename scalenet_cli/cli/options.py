@@ -1,10 +1,10 @@
 """Arguments and options that several commands share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from scalenet_cli.commands.options import SourceOptions, parse_model_kwargs
+from scalenet_cli.commands.options import SourceOptions, parse_model_kwargs, parse_numbers
 
 Target = Annotated[
     str,
@@ -52,3 +52,27 @@ def source_options(
 ) -> SourceOptions:
     """The shared options as the commands take them."""
     return SourceOptions(arch, parse_model_kwargs(model_kwargs or []), random_weights, seed)
+
+
+def preprocessing(
+    mean: str | None,
+    std: str | None,
+    crop_pct: float | None,
+    crop_mode: str | None,
+    interpolation: str | None,
+    input_size: int | None,
+) -> dict[str, Any]:
+    """What was given of timm's data config.
+
+    Raises:
+        OptionError: a list of numbers is none.
+    """
+    given = {
+        "mean": None if mean is None else parse_numbers(mean, "--mean"),
+        "std": None if std is None else parse_numbers(std, "--std"),
+        "crop_pct": crop_pct,
+        "crop_mode": crop_mode,
+        "interpolation": interpolation,
+        "input_size": input_size,
+    }
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,14 +1,38 @@
-"""Progress of a run on stderr: a bar on a terminal, a line per evaluation elsewhere."""
+"""Progress on stderr: bars on a terminal; of a run a line per evaluation elsewhere."""
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 import typer
 
 if TYPE_CHECKING:
     from scalenet_cli.training.task import Scores
+
+
+Tick = Callable[[str, int, int], None]
+
+
+@contextmanager
+def bars() -> Iterator[Tick | None]:
+    """A bar per kind of work, by name, where stderr is a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    with Progress(console=Console(stderr=True, markup=False), transient=True) as drawn:
+        tasks: dict[str, TaskID] = {}
+
+        def tick(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = drawn.add_task(name, total=total)
+            drawn.update(tasks[name], completed=done)
+
+        yield tick
 
 
 @final

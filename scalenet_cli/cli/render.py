@@ -49,12 +49,12 @@ def parameters(facts: "ParameterReport") -> None:
         if count
     ]
     rows.append(("total", facts.stored, facts.executed, facts.trainable))
-    _table(("parameters", "stored", "executed", "trainable"), rows)
+    table(("parameters", "stored", "executed", "trainable"), rows)
 
 
 def flops(facts: "FlopReport") -> None:
     """Instances and totals."""
-    _table(
+    table(
         ("stage", "position", "source", "use", "MACs", "FLOPs"),
         [
             (
@@ -73,7 +73,7 @@ def flops(facts: "FlopReport") -> None:
         ("outside blocks", facts.outside_macs, facts.outside_flops),
         ("total", facts.macs, facts.flops),
     ]
-    _table((f"one input of {facts.input_size} {facts.unit}", "MACs", "FLOPs"), rows)
+    table((f"one input of {facts.input_size} {facts.unit}", "MACs", "FLOPs"), rows)
 
 
 def finetuned(facts: "FinetuneReport") -> None:
@@ -96,7 +96,7 @@ def finetuned(facts: "FinetuneReport") -> None:
 def inspection(facts: "InspectReport") -> None:
     """Stages, picture and totals."""
     typer.echo(f"{facts.architecture}  (family {facts.family})")
-    _table(
+    table(
         ("stage", "path", "width", "blocks", "scaled", "reused blocks"),
         [
             (
@@ -129,7 +129,7 @@ def check(facts: "CheckReport") -> None:
 
 def expand(facts: "ExpandReport") -> None:
     """Before and after, and what was or would be written."""
-    _table(
+    table(
         ("", "source", "scaled"),
         [
             ("blocks", facts.blocks - facts.new_blocks, facts.blocks),
@@ -143,7 +143,7 @@ def expand(facts: "ExpandReport") -> None:
     if facts.written:
         typer.echo(f"written to {facts.output}")
         return
-    _table(
+    table(
         ("memory estimate", "bytes"),
         [
             ("expand: largest tensor, beside the libraries", facts.largest_tensor_bytes),
@@ -170,12 +170,12 @@ def verification(facts: "VerifyReport") -> None:
 
 def recipe_list(facts: "RecipeList") -> None:
     """One row per recipe: plans, then how to train, then studies."""
-    _table(
+    table(
         ("recipe", "source", "stored", "what it is"),
         [(r.name, r.source, r.stored if r.stored else "", r.title) for r in facts.recipes],
     )
-    _table(("training recipe", "what it is"), [(r.name, r.title) for r in facts.training])
-    _table(
+    table(("training recipe", "what it is"), [(r.name, r.title) for r in facts.training])
+    table(
         ("study", "source", "arms", "what it is"),
         [(r.name, r.source, len(r.arms), r.title) for r in facts.studies],
     )
@@ -187,7 +187,7 @@ def quickstart(facts: "QuickstartReport") -> None:
         typer.echo(line)
     verification(facts.verification)
     before, after = facts.base_parameters, facts.parameters
-    _table(
+    table(
         ("Fashion-MNIST ViT", "source", "scaled", "finetuned"),
         [
             ("blocks", len(before.instances), *[len(after.instances)] * 2),
@@ -220,17 +220,23 @@ def _runs(numbers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | int]], left: int = 0) -> None:
+    """Cells under their columns' names; whole numbers, and all after the first ``left``, right.
+
+    Without ``left`` only columns of whole numbers are.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     numeric = [any(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    if left:
+        numeric = [order >= left for order in range(len(columns))]
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name, right in zip(columns, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        drawn.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
-    console().print(table)
+        drawn.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
+    console().print(drawn)
 
 
 def console() -> "Console":

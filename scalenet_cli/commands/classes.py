@@ -46,6 +46,44 @@ def image_facts(bundle: str) -> ImageFacts:
     )
 
 
+def image_channels(config: Mapping[str, Any]) -> int:
+    """Channels that a model with this data config takes.
+
+    Raises:
+        OptionError: no image has so many.
+    """
+    channels = int(config["input_size"][0])
+    if channels not in (1, 3, 4):
+        raise OptionError(f"the model takes {channels} channels; images have 1, 3 or 4")
+    return channels
+
+
+def check_classes(split: Split, outputs: int, known: Mapping[str, int], *, mapped: bool) -> None:
+    """The data's classes are the model's, by name where both have names, else by number.
+
+    Raises:
+        ClassesDiffer: they are not; with a class map, one is no class of the model.
+    """
+    found = split.classes
+    hint = "a --class-map gives each class name its target; or finetune the model on these classes"
+    count = len(found) if not mapped else 0
+    highest = max(split.targets() or [-1])
+    if highest >= outputs or (count and count != outputs):
+        raise ClassesDiffer(
+            f"the data have {max(count, highest + 1)} classes, but the model has {outputs}",
+            where=split.place,
+            hint=hint,
+        )
+    for name, target in found.items() if known else ():
+        if known.get(name) != target and not (mapped and name not in known):
+            raise ClassesDiffer(
+                f"the class {name} is {target} in the data, but "
+                + (f"{known[name]} in the model" if name in known else "no class of the model"),
+                where=split.place,
+                hint=hint,
+            )
+
+
 def open_splits(data: DataOptions, channels: int) -> tuple[Split, Split]:
     """Training and validation data with the same classes.
 

@@ -4,23 +4,23 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import yaml
 
 from scalenet_cli.bundle.reports import Report
-from scalenet_cli.commands.compare_arms import Arm, ArmBuilder, ArmCost
-from scalenet_cli.commands.compare_cells import CellOptions
-from scalenet_cli.commands.compare_data import TaskMaker, data_options, open_study_source
-from scalenet_cli.commands.compare_folder import STUDY, Cell, StudyFolder, require_same, resolved
-from scalenet_cli.commands.compare_jobs import (
+from scalenet_cli.commands.study.arms import Arm, ArmBuilder, ArmCost
+from scalenet_cli.commands.study.cells import CellOptions
+from scalenet_cli.commands.study.data import TaskMaker, data_options, open_study_source
+from scalenet_cli.commands.study.folder import STUDY, Cell, StudyFolder, require_same, resolved
+from scalenet_cli.commands.study.jobs import (
     StudyReporter,
     choose_devices,
     run_in_turn,
     run_side_by_side,
 )
-from scalenet_cli.commands.compare_plots import draw_plots
-from scalenet_cli.commands.compare_results import StudyResults, gather, write_results
+from scalenet_cli.commands.study.plots import draw_plots
+from scalenet_cli.commands.study.results import StudyResults, gather, write_results
 from scalenet_cli.errors import OptionError, StoppedOnRequest
 from scalenet_cli.plan.load_study import StudyDocument, load_study
 from scalenet_cli.training.devices import open_devices
@@ -112,13 +112,12 @@ def compare(
     _check_options(document, options)
     planned = _plan(document, options)
     folder = StudyFolder(Path(output))
-    left = require_same(folder, document, planned.arms)
+    left = require_same(folder, planned.resolved)
     report = _report(study, output, document, planned, left, dry_run=dry_run)
     if dry_run:
         return report
     reporter.planned(report)
-    text = yaml.safe_dump(resolved(document, planned.arms), sort_keys=False)
-    folder.write(STUDY, text)
+    folder.write(STUDY, yaml.safe_dump(planned.resolved, sort_keys=False))
     _run(folder, _cells(document, planned.arms, options.only), planned.cells, options, reporter)
     results = _results(folder, document, planned)
     return report.model_copy(update={"results": results})
@@ -126,9 +125,10 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """All that is decided before anything is written."""
+    """All that is decided before anything is written; ``resolved`` is the study written out."""
 
     arms: tuple[Arm, ...]
+    resolved: dict[str, Any]
     cells: CellOptions
     larger_is_better: bool
 
@@ -188,7 +188,7 @@ def _plan(document: StudyDocument, options: CompareOptions) -> _Planned:
         options.device,
         options.work,
     )
-    return _Planned(arms, cells, task.larger_is_better)
+    return _Planned(arms, resolved(document, arms, source.digest()), cells, task.larger_is_better)
 
 
 def _cells(document: StudyDocument, arms: Sequence[Arm], only: Sequence[str]) -> list[Cell]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle
-from scalenet_cli.commands.diagnose_folder import check_report_output, write_report
-from scalenet_cli.commands.diagnose_report import DiagnoseReport
+from scalenet_cli.commands.diagnosis.folder import check_report_output, write_report
+from scalenet_cli.commands.diagnosis.report import DiagnoseReport
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.targets import TargetTask, task_of
 from scalenet_cli.errors import OptionError
@@ -98,7 +98,7 @@ def diagnose(
     if output is not None:
         check_report_output(Path(output), force=force)
     work = _plan(str(target), data, against, how, options)
-    from scalenet_cli.commands.diagnose_session import run_diagnosis
+    from scalenet_cli.commands.diagnosis.session import run_diagnosis
 
     report = run_diagnosis(work, progress)
     if output is None:

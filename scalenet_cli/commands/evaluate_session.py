@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from scalenet_cli.commands.classes import check_classes, image_channels
 from scalenet_cli.commands.evaluate import CONFUSION, CorruptImage, EvalReport
 from scalenet_cli.commands.joining import joined
 from scalenet_cli.commands.models import OpenedModel, open_model
@@ -21,7 +22,7 @@ from scalenet_cli.commands.result_files import (
     write_csv,
     write_parquet,
 )
-from scalenet_cli.errors import ClassesDiffer, OptionError
+from scalenet_cli.errors import OptionError
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
@@ -71,44 +72,16 @@ def _open(
 ) -> Session:
     opened = open_model(target, options)
     config = resolve_preprocessing(opened.model, how.preprocessing)
-    channels = config["input_size"][0]
-    if channels not in (1, 3, 4):
-        raise OptionError(f"the model takes {channels} channels; images have 1, 3 or 4")
+    channels = image_channels(config)
     if how.confusion is not None and opened.num_classes > _MAX_CONFUSION:
         raise OptionError(
             f"{CONFUSION} takes at most {_MAX_CONFUSION} classes, not {opened.num_classes}"
         )
     wanted = DataOptions(data, how.dataset, class_map=how.class_map)
     split = open_split(wanted, how.split, limit=how.limit, channels=channels)
-    check_classes(opened, split, mapped=how.class_map is not None)
+    mapped = how.class_map is not None
+    check_classes(split, opened.num_classes, opened.classes, mapped=mapped)
     return Session(target, opened, split, config, devices, how)
-
-
-def check_classes(opened: OpenedModel, split: Split, *, mapped: bool) -> None:
-    """The data's classes are the model's, by name where both have names, else by number.
-
-    Raises:
-        ClassesDiffer: they are not; with a class map, one is no class of the model.
-    """
-    found, outputs = split.classes, opened.num_classes
-    hint = "a --class-map gives each class name its target; or finetune the model on these classes"
-    count = len(found) if not mapped else 0
-    highest = max(split.targets() or [-1])
-    if highest >= outputs or (count and count != outputs):
-        raise ClassesDiffer(
-            f"the data have {max(count, highest + 1)} classes, but the model has {outputs}",
-            where=split.place,
-            hint=hint,
-        )
-    known = opened.classes
-    for name, target in found.items() if known else ():
-        if known.get(name) != target and not (mapped and name not in known):
-            raise ClassesDiffer(
-                f"the class {name} is {target} in the data, but "
-                + (f"{known[name]} in the model" if name in known else "no class of the model"),
-                where=split.place,
-                hint=hint,
-            )
 
 
 def _run(session: Session, progress: "Progress | None") -> EvalReport:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from scalenet_cli import SourceOptions, load
 from scalenet_cli.commands.diagnose import DiagnoseOptions, diagnose
-from scalenet_cli.commands.diagnose_report import DiagnoseReport
+from scalenet_cli.commands.diagnosis.report import DiagnoseReport
 from tests.cli.helpers import DATA, USAGE, Run, change_manifest, refuse, set_entry, snapshot
 from tests.images import write_images
 from tests.laws.building import write_source
@@ -95,7 +95,7 @@ def assert_output_is_kept(run: Run, arguments: tuple[object, ...], output: Path)
     says = ("add --force to replace a report",)
     refuse(run, folder, *quick, status=USAGE, code="output-exists", says=says)
     numbers = (output / "report.json").read_bytes()
-    with patch("scalenet_cli.commands.diagnose_plots.draw_plots", write_three):
+    with patch("scalenet_cli.commands.diagnosis.plots.draw_plots", write_three):
         replaced = run(*quick, "--force")
     assert replaced.exit_code == 0, replaced.stderr
     assert f"written to {output}: report.json, README.md, gradients.png" in replaced.stdout

@@ -9,7 +9,7 @@ import yaml
 from torch import nn
 
 from scalenet_cli.commands.compare import CompareOptions, CompareReport, compare
-from scalenet_cli.commands.compare_plots import draw_plots
+from scalenet_cli.commands.study.plots import draw_plots
 from scalenet_cli.families.base import Family
 from scalenet_cli.measure.flops import count_pass
 from scalenet_cli.training.session import Work
@@ -102,7 +102,7 @@ def run_study(
     chosen = CompareOptions(device="cpu", work=Work(workers=0), **options)
     draw = draw_plots if plots else lambda *_: ()
     with (
-        patch("scalenet_cli.commands.compare_arms.count_pass", _count_once),
+        patch("scalenet_cli.commands.study.arms.count_pass", _count_once),
         patch("scalenet_cli.commands.finetune.draw_curves"),
         patch("scalenet_cli.commands.compare.draw_plots", draw),
     ):

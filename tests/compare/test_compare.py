@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from scalenet_cli.commands.compare import CompareReport
-from scalenet_cli.commands.compare_cells import CellOptions
-from scalenet_cli.commands.compare_folder import Cell, StudyFolder
-from scalenet_cli.commands.compare_jobs import Setting, choose_devices, work
+from scalenet_cli.commands.study.cells import CellOptions
+from scalenet_cli.commands.study.folder import Cell, StudyFolder
+from scalenet_cli.commands.study.jobs import Setting, choose_devices, work
 from scalenet_cli.errors import OptionError, OutputExists, RunDiffers
 from tests.cli.helpers import child_command
 from tests.compare.helpers import (

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from scalenet_cli.commands.compare_data import open_study_source
-from scalenet_cli.commands.compare_plans import BASELINES, Target, describe_arm, make_plan
+from scalenet_cli.commands.study.data import open_study_source
+from scalenet_cli.commands.study.plans import BASELINES, Target, describe_arm, make_plan
 from scalenet_cli.errors import PlanSchema
 from scalenet_cli.plan.load import load_plan
 from scalenet_cli.plan.load_study import load_study

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from scalenet_cli import load
+from scalenet_cli.errors import RunDiffers
 from tests.compare.helpers import PLAN, SCALENET, Watch, run_study, write_study
 from tests.images import write_classifier
 from tests.laws.building import write_source
@@ -57,3 +59,16 @@ def test_other_classes_than_the_sources_and_a_file_without_weights_of_its_own(
         assert tuple(manifest["trained"]["groups"]) == arm.trained_groups
         assert "head" in arm.trained_groups
         assert manifest["source"]["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
+
+
+def test_a_source_that_was_trained_on_is_noticed(tmp_path: Path) -> None:
+    source, model = write_classifier(tmp_path)
+    data = write_data(tmp_path / "data", classes=5, train=10, val=5)
+    study = write_study(tmp_path, data, {"name": "base", "base": True}, source=source.name,
+                        random_weights=False, model_kwargs={"num_heads": 2},
+                        settings={"max_steps": 1})  # fmt: skip
+    run_study(study, tmp_path / "out")
+    values = {key: value.contiguous() for key, value in model.named_parameters()}
+    save_file({**values, "head.bias": values["head.bias"] + 1}, source)
+    with pytest.raises(RunDiffers, match=r"base/seed-0 \(source changed\)"):
+        run_study(study, tmp_path / "out")

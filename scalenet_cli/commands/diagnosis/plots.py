@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from scalenet_cli.commands.diagnose_canvas import (
+from scalenet_cli.commands.diagnosis.canvas import (
     FAR,
     block_labels,
     choose_scale,
@@ -16,7 +16,7 @@ from scalenet_cli.commands.diagnose_canvas import (
     line_look,
     model_name,
 )
-from scalenet_cli.commands.diagnose_report import (
+from scalenet_cli.commands.diagnosis.report import (
     AblationReport,
     BlockGradient,
     DiagnoseReport,

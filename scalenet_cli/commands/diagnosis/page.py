@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from scalenet_cli.commands.diagnose_report import DiagnoseReport, ModelReport, ScoreReport
+from scalenet_cli.commands.diagnosis.report import DiagnoseReport, ModelReport, ScoreReport
 
 _PLOTS: Final[Mapping[str, tuple[str, str]]] = {
     "gradients.png": (

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalenet_cli import __version__
-from scalenet_cli.commands.diagnose_models import Subject
-from scalenet_cli.commands.diagnose_report import (
+from scalenet_cli.commands.diagnosis.models import Subject
+from scalenet_cli.commands.diagnosis.report import (
     AblationReport,
     AdapterReport,
     BlockGradient,

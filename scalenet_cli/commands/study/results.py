@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from scalenet_cli.bundle.reports import Report
-from scalenet_cli.commands.compare_amounts import amount
-from scalenet_cli.commands.compare_arms import Arm, ArmCost
-from scalenet_cli.commands.compare_folder import (
+from scalenet_cli.commands.study.amounts import amount
+from scalenet_cli.commands.study.arms import Arm, ArmCost
+from scalenet_cli.commands.study.folder import (
     Cell,
     Outcome,
     StudyFolder,

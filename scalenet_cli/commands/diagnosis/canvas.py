@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from scalenet_cli.commands.diagnose_report import ModelReport
+from scalenet_cli.commands.diagnosis.report import ModelReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,8 @@
 """What a study's arms are trained on, opened once and checked before anything is written."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from scalenet_cli.commands.opening import build_base
@@ -50,6 +52,21 @@ class StudySource:
     def task(self) -> TaskName:
         """What its models are trained for."""
         return self.family.task
+
+    def digest(self) -> str | None:
+        """sha256 of the checkpoint's files; None of weights that are drawn or downloaded.
+
+        So a study notices that its source was trained on since its first cells.
+        """
+        place = Path(self.reference)
+        if self.options.random_weights or not place.exists():
+            return None
+        found = hashlib.sha256()
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if path.is_file():
+                with path.open("rb") as file:
+                    found.update(hashlib.file_digest(file, "sha256").digest())
+        return found.hexdigest()
 
     def scratch(self) -> tuple[str, SourceOptions]:
         """How the same model is opened with random weights."""

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from scalenet_cli.commands.compare_folder import Cell, Outcome, StudyFolder, evaluations
 from scalenet_cli.commands.expand import expand_checkpoint
 from scalenet_cli.commands.finetune import finetune
 from scalenet_cli.commands.finetune_setup import FinetuneOptions
+from scalenet_cli.commands.study.folder import Cell, Outcome, StudyFolder, evaluations
 from scalenet_cli.errors import LossNotFinite
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.loop import Reporter

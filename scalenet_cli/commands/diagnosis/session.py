@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from scalenet_cli.commands import diagnose_images, diagnose_texts
-from scalenet_cli.commands.diagnose_entries import Seen, make_report, place_of, score_of
-from scalenet_cli.commands.diagnose_models import Subject
-from scalenet_cli.commands.diagnose_report import AblationReport, DiagnoseReport
+from scalenet_cli.commands.diagnosis import images, texts
+from scalenet_cli.commands.diagnosis.entries import Seen, make_report, place_of, score_of
+from scalenet_cli.commands.diagnosis.models import Subject
+from scalenet_cli.commands.diagnosis.report import AblationReport, DiagnoseReport
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.measure.ablation import adapted_linears, skipped, without_adapters
 from scalenet_cli.measure.activations import sampled_depths
@@ -34,7 +34,7 @@ _LEAST_SAMPLES: Final = 2
 def run_diagnosis(work: "Diagnosis", progress: "Progress | None") -> DiagnoseReport:
     """Opens, measures and reports; see diagnose."""
     device = find_device(work.how.device)
-    opened = diagnose_images.open_images if work.task == "images" else diagnose_texts.open_texts
+    opened = images.open_images if work.task == "images" else texts.open_texts
     first = opened(work, work.target)
     if first.num_samples < _LEAST_SAMPLES:
         raise DataUnreadable("a diagnosis needs two samples or more", where=first.place)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from scalenet_cli.commands.compare_data import BASE_PLAN, StudySource
 from scalenet_cli.commands.opening import Described, scale, stage_shapes
+from scalenet_cli.commands.study.data import BASE_PLAN, StudySource
 from scalenet_cli.errors import PlanSchema
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.load import PlanDocument

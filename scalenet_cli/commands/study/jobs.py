@@ -9,8 +9,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Final, Protocol, final
 
-from scalenet_cli.commands.compare_cells import CellOptions, run_cell
-from scalenet_cli.commands.compare_folder import Cell, StudyFolder
+from scalenet_cli.commands.study.cells import CellOptions, run_cell
+from scalenet_cli.commands.study.folder import Cell, StudyFolder
 from scalenet_cli.errors import DeviceUnavailable, ScalenetError, WorkerLost
 from scalenet_cli.training.devices import find_device
 from scalenet_cli.training.loop import Reporter

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from scalenet_cli.commands.compare_results import ArmResult, SeedSpread, StudyResults
+from scalenet_cli.commands.study.results import ArmResult, SeedSpread, StudyResults
 
 CURVES: Final = "curves.png"
 PARAMETERS: Final = "parameters.png"

@@ -10,7 +10,7 @@ import yaml
 
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.bundle.staging import fsync_path
-from scalenet_cli.commands.compare_arms import Arm
+from scalenet_cli.commands.study.arms import Arm
 from scalenet_cli.errors import OutputExists, OutputUnwritable, RunDiffers, RunStateDamaged
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.training.run_folder import RunFolder
@@ -98,10 +98,10 @@ class StudyFolder:
         shutil.rmtree(self.path / "bundles", ignore_errors=True)
 
 
-def require_same(
-    folder: StudyFolder, document: StudyDocument, arms: tuple[Arm, ...]
-) -> tuple[str, ...]:
+def require_same(folder: StudyFolder, new: dict[str, Any]) -> tuple[str, ...]:
     """The cells that there are belong to this study; returns what is left of an earlier one.
+
+    ``new`` is the study as it is now, see resolved.
 
     Raises:
         OutputExists: the output is something else.
@@ -111,7 +111,6 @@ def require_same(
     if not _is_study(path):
         return ()
     old = _read(path / STUDY)
-    new = resolved(document, arms)
     shared = [key for key in ("source", "data") if old.get(key) != new[key]]
     stale: list[str] = []
     others: list[str] = []
@@ -130,7 +129,7 @@ def require_same(
             hint="choose another -o, or remove these cells' folders and files from "
             f"{path / 'cells'}; the others are kept",
         )
-    known = {f"{arm.name}/seed-{seed}" for arm in arms for seed in document.study.seeds}
+    known = {f"{arm}/seed-{seed}" for arm in new["arms"] for seed in new["seeds"]}
     kept = [f"{name}/{s}" for name, found in _cells(path) for s in found if name in new["arms"]]
     return tuple(sorted({*others, *(cell for cell in kept if cell not in known)}))
 
@@ -153,13 +152,15 @@ def _is_study(path: Path) -> bool:
     )
 
 
-def resolved(document: StudyDocument, arms: tuple[Arm, ...]) -> dict[str, Any]:
+def resolved(
+    document: StudyDocument, arms: tuple[Arm, ...], source_digest: str | None
+) -> dict[str, Any]:
     """The study with everything written out that its results depend on."""
     study = document.study
     source = study.model_dump(include={"source", "arch", "model_kwargs", "random_weights"})
     return {
         "version": 1,
-        "source": source,
+        "source": {**source, "sha256": source_digest},
         "data": study.data.model_dump(),
         "seeds": list(study.seeds),
         "arms": {

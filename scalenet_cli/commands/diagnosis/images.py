@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from scalenet_cli.commands.diagnose_models import Subject, layout_of, require_room
-from scalenet_cli.commands.evaluate_session import check_classes as check_classes
+from scalenet_cli.commands.classes import check_classes, image_channels
+from scalenet_cli.commands.diagnosis.models import Subject, layout_of, require_room
 from scalenet_cli.commands.models import open_model
-from scalenet_cli.errors import ClassesDiffer, DataUnreadable, OptionError
+from scalenet_cli.errors import ClassesDiffer, DataUnreadable
 from scalenet_cli.measure.probe import Samples
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.vision.evaluate import require_readable
@@ -29,12 +29,11 @@ def open_images(work: "Diagnosis", target: str) -> Subject:
     how = work.how
     opened = open_model(target, work.options_of(target))
     config = resolve_preprocessing(opened.model, how.preprocessing)
-    channels = config["input_size"][0]
-    if channels not in (1, 3, 4):
-        raise OptionError(f"the model takes {channels} channels; images have 1, 3 or 4")
+    channels = image_channels(config)
     wanted = DataOptions(work.data, how.dataset, class_map=how.class_map)
     split = open_split(wanted, how.split or "validation", limit=how.limit, channels=channels)
-    check_classes(opened, split, mapped=how.class_map is not None)
+    mapped = how.class_map is not None
+    check_classes(split, opened.num_classes, opened.classes, mapped=mapped)
     layout = layout_of(target, opened.model, opened.family)
     widths = [stage.width for stage in opened.family.stages(opened.model)]
     channels, height, width = config["input_size"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from scalenet_cli.bundle.staging import check_output, fsync_path, staged_folder
-from scalenet_cli.commands.diagnose_report import DiagnoseReport
+from scalenet_cli.commands.diagnosis.report import DiagnoseReport
 from scalenet_cli.errors import OutputExists, OutputUnwritable
 
 NUMBERS: Final = "report.json"
@@ -66,8 +66,8 @@ def write_report(report: DiagnoseReport, output: Path, *, force: bool) -> Diagno
     Raises:
         OutputExists, OutputUnwritable: see check_report_output; also a full disk.
     """
-    from scalenet_cli.commands.diagnose_page import make_page
-    from scalenet_cli.commands.diagnose_plots import draw_plots
+    from scalenet_cli.commands.diagnosis.page import make_page
+    from scalenet_cli.commands.diagnosis.plots import draw_plots
 
     with _report_folder(output, force=force) as folder:
         pictures = draw_plots(report, folder)

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scalenet_cli.bundle.reports import Report
-from scalenet_cli.commands.compare_data import StudySource, TaskMaker
-from scalenet_cli.commands.compare_plans import Target, describe_arm, make_plan
 from scalenet_cli.commands.finetune_setup import train_set
 from scalenet_cli.commands.opening import Described
 from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.commands.study.data import StudySource, TaskMaker
+from scalenet_cli.commands.study.plans import Target, describe_arm, make_plan
 from scalenet_cli.errors import OptionError, PlanError, PlanErrors
 from scalenet_cli.measure.flops import count_flops, count_pass
 from scalenet_cli.plan.layout import Layout

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalenet_cli.commands.diagnose_models import Subject, layout_of, require_room
+from scalenet_cli.commands.diagnosis.models import Subject, layout_of, require_room
 from scalenet_cli.commands.language_models import open_language_model
 from scalenet_cli.errors import OptionError
 from scalenet_cli.language.corpus import limited, longest

@@ -1,0 +1,1 @@
+"""The parts of ``diagnose``: what is opened, measured, drawn and written."""

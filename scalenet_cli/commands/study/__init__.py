@@ -1,0 +1,1 @@
+"""The parts of ``compare``: arms, their plans and cost, cells, jobs, results."""

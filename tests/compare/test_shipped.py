@@ -1,0 +1,61 @@
+"""Every study that ships fits the source that it is written for."""
+
+from pathlib import Path
+
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from scalenet_cli.commands.study.data import open_study_source
+from scalenet_cli.commands.study.plans import describe_arm, make_plan
+from scalenet_cli.plan.load_study import load_study
+from tests.compare.helpers import run_study
+from tests.training.runs import slow, write_data
+
+STUDIES = Path(__file__).parents[2] / "recipes" / "studies"
+PAPER = sorted(p.stem for p in STUDIES.glob("*.yaml") if not p.stem.startswith("fashion_"))
+TWINS = sorted(p.stem for p in STUDIES.glob("fashion_*.yaml"))
+# As recipes/studies/make_sources.sh makes them.
+SOURCES = {
+    "vit": ("vit_tiny_patch16_224", {"img_size": 28, "patch_size": 7, "embed_dim": 64, "depth": 4,
+                                     "num_heads": 4}),
+    "swin": ("swin_tiny_patch4_window7_224", {"img_size": 32, "window_size": 4, "embed_dim": 32,
+                                              "depths": (2, 4), "num_heads": (2, 4)}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("fashion"), size=8, classes=10, train=130, val=10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "fashion_swin" else slow(name) for name in TWINS],
+)
+def test_a_small_twin_fits_its_source(name: str, data: Path, tmp_path: Path) -> None:
+    model = "swin" if name == "fashion_swin" else "vit"
+    architecture, arguments = SOURCES[model]
+    made = timm.create_model(architecture, num_classes=10, **arguments)
+    source = tmp_path / f"{model}.safetensors"
+    save_file({key: value.contiguous() for key, value in made.named_parameters()}, source)
+    study = f"studies/{name}"
+    report = run_study(
+        study, tmp_path / "out", source=str(source), data=str(data), dry_run=True
+    )  # fmt: skip
+    assert report.arms[0].stored == sum(p.numel() for p in made.parameters())
+    assert report.seeds == (0, 1, 2)
+    assert all(arm.trainable == arm.stored for arm in report.arms)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "table7_deit_small" else slow(name) for name in PAPER]
+)
+def test_every_plan_of_a_study_of_the_paper_fits_its_source(name: str) -> None:
+    document = load_study(f"studies/{name}")
+    source = open_study_source(document)
+    for order, arm in enumerate(document.study.arms):
+        document.recipe(order, source.task)
+        if arm.like is None:
+            described = describe_arm(source, make_plan(document, source, order, None))
+            assert len(described.groups) == len(list(described.model.named_parameters()))
