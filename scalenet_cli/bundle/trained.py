@@ -35,6 +35,18 @@ def link_file(source: Path, target: Path) -> None:
         fsync_path(target)
 
 
+def _keep(path: Path, target: Path) -> None:
+    """A file, a link, or a folder with all that is in it."""
+    if path.is_symlink():
+        target.symlink_to(path.readlink())
+    elif path.is_dir():
+        target.mkdir()
+        for child in path.iterdir():
+            _keep(child, target / child.name)
+    elif path.is_file():
+        link_file(path, target)
+
+
 def copy_bundle(source: Bundle, output: Path) -> Bundle:
     """The same bundle in another place, by links where possible."""
     with staged_folder(output, force=True) as folder:
@@ -81,7 +93,7 @@ def write_trained(
             files[CARD] = write_text(folder, CARD, f"{card}\n## Training\n\n{story}\n")
         # Somebody's notes, or an evaluation's files: they stay beside the new bundle.
         for path in foreign_files(output) if output.exists() else ():
-            if path.is_file() and path.name not in files:
-                link_file(path, folder / path.name)
+            if path.name not in files:
+                _keep(path, folder / path.name)
         files = dict(sorted(files.items()))
         write_manifest(folder, manifest.model_copy(update={"files": files}))

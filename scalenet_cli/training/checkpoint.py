@@ -31,7 +31,7 @@ class RunningProgress:
         self.step = start.step
         self.loss_sum, self.loss_steps = start.loss_sum, start.loss_steps
         self.best_step, self.best, self.before = start.best_step, start.best, start.before
-        self.skipped = list(start.skipped)
+        self.skipped = dict.fromkeys(start.skipped)
 
     def freeze(
         self, *, metrics_bytes: int, num_averaged: int, scaler: dict[str, float]

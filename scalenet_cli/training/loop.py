@@ -262,7 +262,7 @@ class Trainer:
         for part in self._devices.gather(self._skipped):
             for name, reason in part.items():
                 if name not in self._checkpointer.progress.skipped:
-                    self._checkpointer.progress.skipped.append(name)
+                    self._checkpointer.progress.skipped[name] = None
                     self._reporter.note(f"skipped {name}: {reason}")
         self._skipped = {}
 

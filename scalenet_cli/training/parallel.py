@@ -21,7 +21,7 @@ Sharding = Literal["ddp", "fsdp"]
 
 @final
 class Parallel:
-    """A model as its ranks run it.
+    """A model as its ranks run it, each on its own device.
 
     ``model`` is the module itself, with its own keys; ``run`` is what is called in training.
     """
@@ -33,8 +33,11 @@ class Parallel:
         self.sharded = sharding == "fsdp" and devices.num_ranks > 1
         self.run: nn.Module = model
         if self.sharded:
+            # It moves each part to the device before it shards it: the whole need not fit there.
             _shard(model, layout, devices)
-        elif devices.num_ranks > 1:
+            return
+        model.to(devices.device)
+        if devices.num_ranks > 1:
             ids = [devices.device.index] if devices.device.type == "cuda" else None
             self.run = DistributedDataParallel(model, device_ids=ids)
 

@@ -1,6 +1,8 @@
 """Puts a run together from its parts and carries it out."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -52,8 +54,21 @@ def carry_out(
         NoBatch: the data are smaller than one batch.
     """
     micro_batch = check_batch(recipe, task, devices, work)
-    _prepare_libraries(recipe, devices)
-    model = subject.model.float().to(devices.device)
+    with _libraries(recipe, devices):
+        return _train(subject, recipe, task, devices, folder, work, reporter, micro_batch)
+
+
+def _train(
+    subject: Subject,
+    recipe: Recipe,
+    task: Task,
+    devices: Devices,
+    folder: RunFolder,
+    work: Work,
+    reporter: Reporter,
+    micro_batch: int,
+) -> Checkpointer:
+    model = subject.model.float()
     _prepare_model(model, subject, recipe, task)
     trained_keys = freeze(model, dict(subject.groups), subject.train)
     parallel = Parallel(model, subject.layout, devices, work.sharding)
@@ -117,15 +132,25 @@ def check_batch(recipe: Recipe, task: Task, devices: Devices, work: Work) -> int
     return share
 
 
-def _prepare_libraries(recipe: Recipe, devices: Devices) -> None:
+@contextmanager
+def _libraries(recipe: Recipe, devices: Devices) -> Iterator[None]:
+    """Torch as the recipe wants it, and afterwards as it was: another run may follow."""
     seed_everything(recipe.seed, "start")
     keep_freed_memory()
-    if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    elif devices.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it, as in timm
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    try:
+        if recipe.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        elif devices.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it, as in timm
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
 
 
 def _prepare_model(model: nn.Module, subject: Subject, recipe: Recipe, task: Task) -> None:

@@ -189,10 +189,14 @@ def test_a_file_of_somebody_elses_in_last_is_kept(data: Path, tmp_path: Path) ->
     train(bundle, data, tmp_path / "run", {**SHORT, "save_steps": 1, "max_steps": 1})
     start = open_bundle(tmp_path / "run" / "start")
     (tmp_path / "run" / "last" / "notes.txt").write_text("weeks of work")
+    (tmp_path / "run" / "last" / "seen" / "by").mkdir(parents=True)
+    (tmp_path / "run" / "last" / "seen" / "by" / "us.csv").write_text("1")
+    (tmp_path / "run" / "last" / "newest").symlink_to("seen")
     manifest = manifest_of(tmp_path / "run" / "last")
     instances = dict(map_tensors(start, "instances"))
     write_trained(
         tmp_path / "run" / "last", start, manifest, base={}, instances=instances, story="again"
     )
     assert (tmp_path / "run" / "last" / "notes.txt").read_text() == "weeks of work"
+    assert (tmp_path / "run" / "last" / "newest" / "by" / "us.csv").read_text() == "1"
     load(tmp_path / "run" / "last")
