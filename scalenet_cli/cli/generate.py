@@ -96,8 +96,12 @@ def _stdin() -> str:
 
 
 def _show(text: str) -> None:
-    """On a terminal without its control characters: a model may write anything."""
+    """On a terminal without its control characters: a model may write anything.
+
+    What the encoding of stdout does not have is written as an escape.
+    """
     if sys.stdout.isatty():
         text = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-    typer.echo(text, nl=False)
+    encoding = sys.stdout.encoding or "utf-8"  # text in memory has none
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
     sys.stdout.flush()

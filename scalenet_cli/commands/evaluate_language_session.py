@@ -103,7 +103,7 @@ def _read(place: str, work: "LanguageEvaluation") -> Data:
     for record in records:
         if questions:
             read_question(record)
-        elif "text" not in record.fields and is_question(record):
+        elif is_question(record):
             raise DataUnreadable(
                 "a question among texts", where=record.place, hint="one kind of records per --data"
             )

@@ -66,7 +66,12 @@ class Choices:
 
 
 def is_question(record: Record) -> bool:
-    """Whether a record means to be a question: it has one of their fields."""
+    """Whether a record means to be a question: it has one of their fields.
+
+    A text may have one of them by chance; it is a question where it has choices and gold.
+    """
+    if "text" in record.fields:
+        return "choices" in record.fields and "gold" in record.fields
     return any(name in record.fields for name in FIELDS)
 
 

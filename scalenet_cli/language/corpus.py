@@ -1,13 +1,15 @@
 """The records of a run as token sequences: which are for training, which for validation."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Final, final
 
 from scalenet_cli.errors import DataNotFound, OptionError
-from scalenet_cli.language.examples import ExampleMaker
-from scalenet_cli.language.records import Record, read_records
+from scalenet_cli.language.examples import ExampleMaker, is_plain
+from scalenet_cli.language.records import Record, has_splits, read_records, text_of
 from scalenet_cli.language.sequences import Sequences, tokenize
 from scalenet_cli.language.tokenizers import check_vocabulary, load_tokenizer
 from scalenet_cli.plan.training import LanguageRecipe
@@ -15,6 +17,8 @@ from scalenet_cli.training.data import DataOptions, evenly_spaced
 
 # Tokens of a sequence, where neither recipe nor model says less; Alpaca's.
 DEFAULT_LENGTH: Final = 512
+# Where a text may be cut, the best first.
+_BREAKS: Final = (re.compile(r"\n"), re.compile(r"\s"))
 
 
 @final
@@ -79,21 +83,33 @@ class _Splits:
 def _open(data: DataOptions, recipe: LanguageRecipe) -> _Splits:
     """Records of both splits; where the data have one only, a share of it is held out."""
     train = read_records(data.data, data.train_split)
-    notes: tuple[str, ...] = ()
-    if data.val_data is not None:
-        val = read_records(data.val_data, data.val_split)
-    else:
-        found = _validation(data)
-        if found is None:
-            train, found = hold_out(train, recipe.val_share, data.data)
-            notes = (f"{len(found):,} records are held out for validation (val_share)",)
-        val = found
-    return _Splits(limited(train, data.limit_train), limited(val, data.limit_val), notes)
+    _refuse_splits(data)
+    val = _validation(data)
+    found = hold_out(train, recipe.val_share, data.data) if val is None else _Splits(train, val)
+    chosen = limited(found.train, data.limit_train), limited(found.val, data.limit_val)
+    return _Splits(*chosen, found.notes)
+
+
+def _refuse_splits(data: DataOptions) -> None:
+    """A split that is named has to be read.
+
+    Raises:
+        OptionError: the data have none.
+    """
+    usual = DataOptions(data.data)
+    for option, split, default, place in (
+        ("--train-split", data.train_split, usual.train_split, data.data),
+        ("--val-split", data.val_split, usual.val_split, data.val_data or data.data),
+    ):
+        if split != default and not has_splits(place):
+            raise OptionError(f"{option} {split} is for data with splits: {place} has none")
 
 
 def _validation(data: DataOptions) -> list[Record] | None:
-    """The split for validation; None of a file, and of data that have no such split."""
-    if Path(data.data).is_file():
+    """The records for validation; None of data that have no such split."""
+    if data.val_data is not None:
+        return read_records(data.val_data, data.val_split)
+    if not has_splits(data.data):
         return None
     try:
         return read_records(data.data, data.val_split)
@@ -103,22 +119,52 @@ def _validation(data: DataOptions) -> list[Record] | None:
         return None
 
 
-def hold_out(records: list[Record], share: float, where: str) -> tuple[list[Record], list[Record]]:
-    """Evenly spaced records for validation, and before them the others.
+def hold_out(records: list[Record], share: float, where: str) -> _Splits:
+    """A share for validation: evenly spaced records, or the end of the only record's text.
 
     Raises:
-        OptionError: none would be held out, or none would be left.
+        OptionError: nothing would be held out, or nothing would be left.
     """
+    if len(records) == 1 and is_plain(records[0]):
+        text = text_of(records[0], "text")
+        cut = _cut(text, share)
+        if cut is not None:
+            return _halves(records[0], text, cut)
     count = round(share * len(records))
     if not 0 < count < len(records):
+        other = "another --set val_share" if len(records) > 1 else "more records than one"
         raise OptionError(
             f"of {len(records)} records val_share {share:g} holds {count} out for validation",
             where=where,
-            hint="give --val-data, or another --set val_share",
+            hint=f"give --val-data, or {other}",
         )
     chosen = set(evenly_spaced(len(records), count))
-    held = [record for at, record in enumerate(records) if at in chosen]
-    return [record for at, record in enumerate(records) if at not in chosen], held
+    train = [record for at, record in enumerate(records) if at not in chosen]
+    val = [record for at, record in enumerate(records) if at in chosen]
+    return _Splits(train, val, (f"{len(val):,} records are held out for validation (val_share)",))
+
+
+def _cut(text: str, share: float) -> int | None:
+    """Where about the last share of a text begins, after a line end, or else after white space.
+
+    Between half and one and a half of the share are held out; None where there is no such place.
+    """
+    wanted, slack = len(text) * (1 - share), len(text) * share / 2
+    begin = max(int(wanted - slack), len(text) - len(text.lstrip()))
+    end = min(ceil(wanted + slack), len(text.rstrip()))
+    for pattern in _BREAKS:
+        places = (found.end() for found in pattern.finditer(text, begin, end))
+        nearest = min(places, key=lambda at: abs(at - wanted), default=None)
+        if nearest is not None:
+            return nearest
+    return None
+
+
+def _halves(record: Record, text: str, cut: int) -> _Splits:
+    parts = (text[:cut], text[cut:])
+    train, val = (Record({**record.fields, "text": part}, record.place) for part in parts)
+    held = f"the last {len(parts[1]):,} of {len(text):,} characters"
+    return _Splits([train], [val], (f"{held} are held out for validation (val_share)",))
 
 
 def limited(records: list[Record], limit: int | None) -> list[Record]:
@@ -136,6 +182,11 @@ def _told(name: str, records: list[Record], found: Sequences, template: str) -> 
     ]
     if found.num_cut:
         facts.append(f"{found.num_cut:,} were cut to max_length")
+    if found.num_changed:
+        facts.append(
+            f"{found.num_changed:,} answers are not learned, because the template writes them "
+            "otherwise once a turn follows"
+        )
     if found.num_dropped:
         facts.append(f"{found.num_dropped:,} have nothing to learn and were left out")
     return f"{name}: {'; '.join(facts)}"

@@ -9,8 +9,10 @@ from scalenet_cli.errors import DataNotFound, DataUnreadable, DownloadFailed, Mi
 from scalenet_cli.language.records import HUB, Record
 from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES
 
-# What `save_to_disk` leaves in a folder.
-SAVED: Final = ("dataset_dict.json", "dataset_info.json")
+# What `save_to_disk` leaves in a folder: of several splits, and of a data set that is none.
+SEVERAL: Final = "dataset_dict.json"
+ALONE: Final = ("dataset_info.json", "state.json")
+SAVED: Final = (SEVERAL, ALONE[0])
 
 
 def read_from_hub(reference: str, split: str) -> list[Record]:
@@ -65,12 +67,13 @@ def _attempt(load: Callable[[], Any], place: str, *, download: bool) -> Any:
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # RuntimeError is what it raises of a data set that is a script.
     reached = (OSError, HfHubHTTPError, HFValidationError)
     try:
         return load()
     except (
         *reached, DatasetsError, pyarrow.ArrowException, ValueError, TypeError, LookupError,
-        AttributeError,
+        AttributeError, RuntimeError,
     ) as error:  # fmt: skip
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         if download and isinstance(error, reached):

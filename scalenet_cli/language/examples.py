@@ -1,14 +1,13 @@
 """Records as text for training, with the parts of it that are to be learned."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, final
 
 from scalenet_cli.errors import DataUnreadable, OptionError
+from scalenet_cli.language.chat import Messages, TemplateRefused, render_chat
 from scalenet_cli.language.records import Record, text_of, whole_text
 
 Template = Literal["auto", "chat", "alpaca", "none"]
-Messages = Sequence[Mapping[str, str]]
 Span = tuple[int, int]
 
 # As published with the Alpaca data; the paper finetunes on them.
@@ -21,6 +20,10 @@ ALPACA_INPUT: Final = (
     "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
     "{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
+# A record with one of these is no plain text, whatever else it has.
+_FORMS: Final = ("messages", "instruction", "prompt")
+# A private character, which no template trims or looks at.
+_STAND_IN: Final = "\ue000"
 EXPECTED: Final = (
     "a record has instruction and output (and input), or prompt and completion, or messages, or "
     "text"
@@ -33,7 +36,8 @@ class Example:
     """Text of one record; ``targets`` are the characters to be learned, as (begin, end).
 
     Plain text may be cut into pieces, anything else only at its end. ``closed`` says that the text
-    has the special tokens of its beginning and end, as a chat template writes them.
+    has the special tokens of its beginning and end, as a chat template writes them. ``num_changed``
+    answers are no targets, because the template writes them otherwise once a turn follows.
     """
 
     text: str
@@ -41,6 +45,7 @@ class Example:
     place: str
     is_plain: bool = False
     closed: bool = False
+    num_changed: int = 0
 
 
 @final
@@ -122,28 +127,42 @@ class ExampleMaker:
         text = self._render(messages, record)
         if self._train_on_prompt:
             return Example(text, ((0, len(text)),), record.place, closed=True)
-        targets = []
-        for order, message in enumerate(messages):
-            if message["role"] == "assistant" and message["content"].strip():
-                before = self._render(messages[:order], record, ask=True)
-                after = self._render(messages[: order + 1], record)
-                # A template may render earlier turns otherwise than the last one.
-                if text.startswith(after) and after.startswith(before):
-                    targets.append((len(before), len(after)))
-        return Example(text, tuple(targets), record.place, closed=True) if targets else None
+        answers = [
+            order
+            for order, message in enumerate(messages)
+            if message["role"] == "assistant" and message["content"].strip()
+        ]
+        if not answers:
+            return None
+        found = [self._answer(messages, order, text, record) for order in answers]
+        targets = tuple(span for span in found if span is not None)
+        changed = len(found) - len(targets)
+        return Example(text, targets, record.place, closed=True, num_changed=changed)
+
+    def _answer(self, messages: Messages, order: int, text: str, record: Record) -> Span | None:
+        """Where a turn stands in the whole text; None where it is written otherwise there."""
+        after = self._render(messages[: order + 1], record)
+        if order:
+            before = self._render(messages[:order], record, ask=True)
+        else:  # no template writes a conversation without a turn
+            other = [{**messages[0], "content": _STAND_IN}]
+            before = self._render(other, record).partition(_STAND_IN)[0]
+        alike = text.startswith(after) and after.startswith(before)
+        return (len(before), len(after)) if alike else None
 
     def _render(self, messages: Messages, record: Record, *, ask: bool = False) -> str:
-        from jinja2 import TemplateError
-
+        """With a fixed date: the tokens of a run are to be the same on every day."""
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=ask
-            )
-        except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
+            return render_chat(self._tokenizer, messages, ask=ask, fixed_date=True)
+        except TemplateRefused as error:
             raise DataUnreadable(
-                f"the chat template refuses the record: {str(error)[:200]}", where=record.place
+                f"the chat template refuses the record: {error}", where=record.place
             ) from None
-        return text
+
+
+def is_plain(record: Record) -> bool:
+    """Whether a record is text alone, all of which is learned."""
+    return "text" in record.fields and not any(name in record.fields for name in _FORMS)
 
 
 def _messages(record: Record) -> list[dict[str, str]]:
@@ -165,8 +184,9 @@ def _messages(record: Record) -> list[dict[str, str]]:
                 where=record.place,
                 hint=_TURN,
             )
-        name = f"messages[{order}]"
-        messages.append({"role": role, "content": whole_text(content, name, record)})
+        for text in (role, content):
+            whole_text(text, f"messages[{order}]", record)
+        messages.append({"role": role, "content": content})
     return messages
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from scalenet_cli.errors import CheckpointUnreadable, LossNotFinite, OptionError
+from scalenet_cli.language.chat import TemplateRefused, render_chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +35,38 @@ def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool | None) -> tuple[li
     """Token ids, and whether they are the chat template's.
 
     Raises:
-        OptionError: a template is asked for and there is none; or the prompt has no token.
+        OptionError: a template is asked for and there is none; or the prompt has no token, or half
+            a character.
         CheckpointUnreadable: the template is damaged.
     """
-    import jinja2
-
     if chat and tokenizer.chat_template is None:
         raise OptionError("--chat needs a chat template, and the tokenizer has none")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # bytes of a command line that are no text become surrogates
+        raise OptionError("the prompt holds half a character", hint="write it in UTF-8") from None
     templated = tokenizer.chat_template is not None if chat is None else chat
     if not templated:
-        ids: list[int] = tokenizer.encode(prompt, verbose=False)
+        ids = _encode_open(tokenizer, prompt)
     else:
-        messages = [{"role": "user", "content": prompt}]
         try:
-            ids = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=True
-            )["input_ids"]
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, RecursionError) as error:
+            text = render_chat(tokenizer, [{"role": "user", "content": prompt}], ask=True)
+        except TemplateRefused as error:
             raise CheckpointUnreadable(
-                f"the chat template cannot be used: {str(error)[:300]}", hint="use --no-chat"
+                f"the chat template cannot be used: {error}", hint="use --no-chat"
             ) from None
+        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
     if not prompt or not ids:
         raise OptionError("the prompt is empty")
     return ids, templated
+
+
+def _encode_open(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids without an EOS that the tokenizer adds itself: the text is to go on."""
+    ids: list[int] = tokenizer.encode(prompt, verbose=False)
+    own: list[int] = tokenizer.encode(prompt, add_special_tokens=False, verbose=False)
+    is_closed = ids[-len(own) - 1 :] == [*own, tokenizer.eos_token_id]
+    return ids[:-1] if is_closed else ids
 
 
 def generate_text(
@@ -93,6 +103,7 @@ def generate_text(
             top_k=(sampling.top_k or 0) if sampled else None,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
+            return_dict_in_generate=False,
             streamer=_streamer(tokenizer, listener),
         )
     new = found[0, len(ids) :].tolist()
@@ -104,6 +115,8 @@ def generate_text(
 def _refusing() -> Iterator[None]:
     try:
         yield
+    except UnicodeError:  # the listener's, which could not write the text
+        raise
     except (ValueError, TypeError) as error:
         raise CheckpointUnreadable(
             f"generation_config.json cannot be used: {str(error)[:300]}",

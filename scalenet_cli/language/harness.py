@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final
 
 from scalenet_cli.errors import DownloadFailed, MissingExtra, OptionError
@@ -23,21 +24,16 @@ class TaskScores:
     standard_errors: Mapping[str, float | None]
 
 
-def check_tasks(names: Sequence[str]) -> Any:
+def check_tasks(names: Sequence[str], folder: Path | None = None) -> Any:
     """lm-eval's index of tasks, which has all of these names. Nothing is downloaded.
+
+    ``folder`` has descriptions of tasks, by default lm-eval's own.
 
     Raises:
         MissingExtra: lm-eval is not there.
         OptionError: a task that it does not have.
     """
-    try:
-        from lm_eval.tasks import TaskManager
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"--tasks needs the package {error.name}",
-            hint="pip install 'scalenet-cli[lm-eval]', or give --data a file of questions",
-        ) from None
-    index = TaskManager()
+    index = _index(folder)
     known = set(index.all_tasks)
     for name in names:
         if name not in known:
@@ -47,6 +43,25 @@ def check_tasks(names: Sequence[str]) -> Any:
                 hint=f"near it: {', '.join(near)}" if near else "`lm_eval ls tasks` lists them all",
             )
     return index
+
+
+def _index(folder: Path | None) -> Any:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"--tasks needs the package {error.name}",
+            hint="pip install 'scalenet-cli[lm-eval]', or give --data a file of questions",
+        ) from None
+
+    # Tasks may shuffle their data while they are loaded, so simple_evaluate has to load them itself
+    # after it has set its seeds; but only what fails there is a failure of the data.
+    class Index(TaskManager):  # type: ignore[misc]
+        def load(self, task_list: Any) -> Any:
+            with _fetching(task_list):
+                return super().load(task_list)
+
+    return Index(include_path=folder, include_defaults=folder is None)
 
 
 def run_tasks(
@@ -75,15 +90,14 @@ def run_tasks(
         wrapped = HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=context
         )
-        with _fetching(names):
-            found = simple_evaluate(
-                model=wrapped,
-                tasks=list(names),
-                task_manager=index,
-                num_fewshot=num_fewshot,
-                limit=limit,
-                log_samples=False,
-            )
+        found = simple_evaluate(
+            model=wrapped,
+            tasks=list(names),
+            task_manager=index,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            log_samples=False,
+        )
     shots, samples = found["n-shot"], found["n-samples"]
     return [
         _scores(name, values, samples.get(name, {}), shots.get(name))
@@ -119,7 +133,9 @@ def _fetching(names: Sequence[str]) -> Iterator[None]:
 
     try:
         yield
-    except (ConnectionError, FileNotFoundError, DatasetsError, HfHubHTTPError) as error:
+    except (
+        ConnectionError, FileNotFoundError, DatasetsError, HfHubHTTPError, RuntimeError, ValueError,
+    ) as error:  # fmt: skip
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise DownloadFailed(
             f"the data of {', '.join(names)} could not be fetched: {first}",

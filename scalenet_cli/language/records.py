@@ -71,6 +71,18 @@ def is_text_data(data: str) -> bool:
     )
 
 
+def has_splits(data: str) -> bool:
+    """Whether there are splits to choose from: not in a file, nor in a data set saved alone.
+
+    Raises:
+        DataNotFound: no such file or folder.
+    """
+    if data.startswith(HUB):
+        return True
+    path = _existing(data)
+    return path.is_dir() and not _is_alone(path)
+
+
 def text_of(record: Record, name: str) -> str:
     """One field, which has to be a text.
 
@@ -114,6 +126,16 @@ def _existing(data: str) -> Path:
             hint=f"a file ({', '.join(SUFFIXES)}), a folder of such files, or hf:OWNER/NAME",
         )
     return path
+
+
+def _is_alone(folder: Path) -> bool:
+    """Whether `datasets` saved a data set here that is no split of several."""
+    from scalenet_cli.language.datasets_library import ALONE, SEVERAL
+
+    names = {path.name for path in folder.iterdir()}
+    # A file of a split goes before what `datasets` saved, as when it is read.
+    files = [name for name in names - {*ALONE} if Path(name).suffix.lower() in SUFFIXES]
+    return ALONE[0] in names and SEVERAL not in names and not files
 
 
 def _folder(folder: Path, split: str) -> list[Record]:

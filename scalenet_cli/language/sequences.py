@@ -4,7 +4,7 @@ import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any, Final, final
 
 import numpy as np
@@ -14,8 +14,9 @@ from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.language.examples import Example, Span
 from scalenet_cli.language.tokenizers import check_ids
 
-# Examples that the tokenizer gets at a time.
+# Examples that the tokenizer gets at a time, and their characters, unless one alone has more.
 _AT_ONCE: Final = 1000
+_CHARACTERS: Final = 2**22
 
 
 @final
@@ -24,7 +25,8 @@ class Sequences:
     """Token sequences end to end.
 
     Shapes: tokens and is_target (T,), bounds (N + 1,): sequence n is from bounds[n] to the next.
-    ``num_cut`` examples lost their end, ``num_dropped`` had nothing left to learn.
+    ``num_cut`` examples lost their end, ``num_dropped`` had nothing left to learn; ``num_changed``
+    answers are not learned, because the template writes them otherwise once a turn follows.
     """
 
     tokens: NDArray[np.int32]
@@ -32,6 +34,7 @@ class Sequences:
     bounds: NDArray[np.int64]
     num_cut: int
     num_dropped: int
+    num_changed: int
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -68,17 +71,17 @@ def tokenize(
     """
     tokens: list[NDArray[np.int32]] = []
     targets: list[NDArray[np.bool_]] = []
-    num_cut = num_dropped = 0
-    for example in examples_in_tokens(examples, tokenizer):
-        if example is None:
+    num_cut = num_dropped = num_changed = 0
+    for found in examples_in_tokens(examples, tokenizer):
+        if found is None:
             num_dropped += 1
             continue
-        ids, learned, is_plain, place = example
-        check_ids(tokenizer, [int(ids.max())], num_embeddings, place)
-        pieces = range(0, len(ids), max_length) if is_plain else (0,)
-        num_cut += not is_plain and len(ids) > max_length
+        ids, learned, example = found
+        check_ids(tokenizer, [int(ids.max())], num_embeddings, example.place)
+        num_cut += not example.is_plain and len(ids) > max_length
+        num_changed += example.num_changed
         before = len(tokens)
-        for begin in pieces:
+        for begin in range(0, len(ids), max_length) if example.is_plain else (0,):
             own = learned[begin : begin + max_length].copy()
             own[0] = False  # nothing is before it that could tell it
             if own.any():
@@ -86,30 +89,35 @@ def tokenize(
                 targets.append(own)
         num_dropped += len(tokens) == before
     if not tokens:
-        raise DataUnreadable(
-            f"no record has anything to learn: {num_dropped} are empty, or their answers begin "
-            f"after max_length, {max_length} tokens",
-            where=where,
-        )
+        raise _nothing(num_dropped, num_changed, max_length, where)
     bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
     joined = np.concatenate(tokens), np.concatenate(targets)
-    return Sequences(*joined, bounds, num_cut, num_dropped)
+    return Sequences(*joined, bounds, num_cut, num_dropped, num_changed)
 
 
-InTokens = tuple[NDArray[np.int32], NDArray[np.bool_], bool, str]
+def _nothing(num_dropped: int, num_changed: int, max_length: int, where: str) -> DataUnreadable:
+    fact = (
+        f"no record has anything to learn: {num_dropped} are empty, or their answers begin after "
+        f"max_length, {max_length} tokens"
+    )
+    if num_changed:
+        fact += f"; {num_changed} answers are written otherwise by the template once a turn follows"
+    return DataUnreadable(fact, where=where)
+
+
+InTokens = tuple[NDArray[np.int32], NDArray[np.bool_], Example]
 
 
 def examples_in_tokens(
     examples: Iterable[Example | None], tokenizer: Any
 ) -> Iterator[InTokens | None]:
-    """Ids, which of them are targets, whether plain, and the place; None stays None.
+    """Ids, which of them are targets, and the example; None stays None.
 
     A token is a target if any character of it is. What no template has closed ends with the
-    tokenizer's EOS, which is a target.
+    tokenizer's EOS, which is a target, whether or not the tokenizer adds one itself.
     """
     end = tokenizer.eos_token_id
-    remaining = iter(examples)
-    while group := list(islice(remaining, _AT_ONCE)):
+    for group in _groups(examples):
         there = [example for example in group if example is not None]
         runs = groupby(there, key=lambda example: example.closed)
         found = (one for _, run in runs for one in _encode(list(run), tokenizer))
@@ -120,12 +128,25 @@ def examples_in_tokens(
             ids, offsets = next(found)
             learned = _targets(offsets, example.targets)
             if not example.closed and end is not None:
-                ids, learned = np.append(ids, end), np.append(learned, True)
-            yield (
-                (ids.astype(np.int32), learned, example.is_plain, example.place)
-                if len(ids)
-                else None
-            )
+                if ids[-1:].tolist() != [end]:
+                    ids, learned = np.append(ids, end), np.append(learned, True)
+                learned[-1] = True
+            yield (ids.astype(np.int32), learned, example) if len(ids) else None
+
+
+def _groups(examples: Iterable[Example | None]) -> Iterator[list[Example | None]]:
+    """Examples in their order, as many as the tokenizer gets at a time."""
+    group: list[Example | None] = []
+    room = _CHARACTERS
+    for example in examples:
+        size = 0 if example is None else len(example.text)
+        if group and (len(group) == _AT_ONCE or size > room):
+            yield group
+            group, room = [], _CHARACTERS
+        group.append(example)
+        room -= size
+    if group:
+        yield group
 
 
 def _encode(

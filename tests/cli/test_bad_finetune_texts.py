@@ -62,7 +62,12 @@ FILES: list[tuple[Callable[[Path], Path], str, tuple[str, ...]]] = [
     (
         lambda folder: write_records(folder / "data.jsonl", instructions(4)),
         "option",
-        ("of 4 records", "val_share"),
+        ("of 4 records", "val_share", "another --set val_share"),
+    ),
+    (
+        lambda folder: write_records(folder / "data.jsonl", instructions(1)),
+        "option",
+        ("of 1 records", "give --val-data, or more records than one"),
     ),
 ]
 
@@ -99,6 +104,14 @@ def test_options(
     arguments = command(ground, tmp_path, *options)
     status = DATA if code == "data-not-found" else USAGE
     refuse(run, tmp_path, *arguments, status=status, code=code, says=says)
+
+
+@pytest.mark.parametrize("option", ["--train-split", "--val-split"])
+def test_a_split_of_a_file(run: Run, ground: Path, tmp_path: Path, option: str) -> None:
+    data = write_records(tmp_path / "data.jsonl", instructions(40))
+    arguments = command(ground, tmp_path, option, "dev", data=data)
+    says = (f"{option} dev is for data with splits", "data.jsonl has none")
+    refuse(run, tmp_path, *arguments, status=USAGE, code="option", says=says)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,16 @@ def test_a_record_that_is_no_question(
     denied("data-unreadable", "the field gold is missing", f"where: {path}:1", data=without)
 
 
+def test_a_kind_of_records_does_not_depend_on_their_order(
+    run: Run, tmp_path: Path, model: Path
+) -> None:
+    rows = [{"text": "the cat"}, {"text": "the dog", "query": "where?", "gold": 0}]
+    for given in (rows, rows[::-1]):
+        path = write_lines(tmp_path / "x.jsonl", given)
+        report = json.loads(run("eval", model, "--data", path, "--json").stdout)
+        assert (report["perplexity"][0]["num_documents"], report["choices"]) == (2, [])
+
+
 def test_data_that_are_none(denied: Denied, tmp_path: Path) -> None:
     empty, latin, words = (tmp_path / name for name in ("e.jsonl", "l.jsonl", "w.jsonl"))
     empty.write_text("\n")

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from scalenet_cli.cli.app import app
 from scalenet_cli.commands.generate import GenerateOptions, GenerateReport, generate
 from scalenet_cli.commands.language_models import open_language_model
 from scalenet_cli.errors import (
@@ -13,7 +17,9 @@ from scalenet_cli.errors import (
     LossNotFinite,
     OptionError,
 )
+from scalenet_cli.language.generation import encode_prompt
 from tests.language.helpers import TEMPLATE, write_model, write_tokenizer
+from tests.training.texts import write_tokenizer as write_words
 
 PROMPT = "the cat sat on"
 
@@ -32,9 +38,9 @@ def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
     pieces: list[str] = []
     found = generate(model, PROMPT, GenerateOptions(max_new_tokens=9), listener=pieces.append)
     new = ids[len(opened.tokenizer(PROMPT).input_ids) :]
-    if opened.tokenizer.eos_token_id not in new:
-        assert (found.tokens, found.stopped) == (9, "length")
-        assert found.text == opened.tokenizer.decode(new, skip_special_tokens=True)
+    assert opened.tokenizer.eos_token_id not in new  # which would end the text
+    assert (found.tokens, found.stopped) == (9, "length")
+    assert found.text == opened.tokenizer.decode(new, skip_special_tokens=True)
     assert "".join(pieces) == found.text
     assert (found.prompt, found.chat) == (PROMPT, False)
 
@@ -62,10 +68,47 @@ def test_the_chat_template_is_used_where_there_is_one(model: Path) -> None:
     assert (counted(None).chat, counted(False).chat) == (True, False)
 
 
+def test_an_end_that_the_tokenizer_adds_is_left_out(tmp_path: Path) -> None:
+    tokenizer = write_words(tmp_path, ends=True)
+    assert tokenizer("w5 w6").input_ids == [1, 5, 6, 2]
+    assert encode_prompt(tokenizer, "w5 w6", chat=None) == ([1, 5, 6], False)
+    assert encode_prompt(tokenizer, "w5 </s>", chat=None) == ([1, 5, 2], False)
+    plain = write_words(tmp_path)
+    assert encode_prompt(plain, "w5 </s>", chat=None) == ([1, 5, 2], False)
+
+
+def test_a_prompt_of_half_characters(model: Path) -> None:
+    for chat in (None, False):
+        with pytest.raises(OptionError, match="half a character"):
+            generate(model, "caf\udce9", GenerateOptions(3, chat=chat))
+        write_tokenizer(model, template=TEMPLATE)
+
+
+def test_a_listener_that_cannot_write_is_not_the_config(model: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        generate(model, PROMPT, listener=lambda text: str("\u4e2d".encode("latin-1")))
+
+
+def test_what_stdout_cannot_write_is_escaped(model: Path) -> None:
+    """One word for every token, and none of them is Latin."""
+    words = {f"\u4e2d{at}": at for at in range(64)}
+    backend = Tokenizer(models.WordLevel(words, unk_token="\u4e2d0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(model)
+    arguments = ["generate", str(model), "--prompt", "\u4e2d5", "--max-new-tokens", "3"]
+    result = CliRunner(charset="latin-1").invoke(app, arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.count("\\u4e2d") == 3
+
+
 def test_templates_that_cannot_be_used(model: Path) -> None:
     with pytest.raises(OptionError, match="the tokenizer has none"):
         generate(model, PROMPT, GenerateOptions(chat=True))
-    for template in ("{{ messages[5].content }}", "{% for", "{{ raise_exception('no') }}"):
+    broken = (
+        "{{ messages[5].content }}", "{% for", "{{ raise_exception('no') }}", "{{ 1 / 0 }}",
+        "{{ messages.x.y }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    )  # fmt: skip
+    for template in broken:
         write_tokenizer(model, template=template)
         with pytest.raises(CheckpointUnreadable, match="the chat template cannot be used"):
             generate(model, PROMPT, GenerateOptions(3))
@@ -108,9 +151,12 @@ def test_answers_that_are_no_numbers(model: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_generation_configs_of_strangers(model: Path) -> None:
+    greedy = generate(model, PROMPT, GenerateOptions(9)).text
     path = model / "generation_config.json"
     path.write_text('{"num_beams": 4, "do_sample": true, "temperature": 0.6, "top_k": 5}')
-    assert generate(model, PROMPT, GenerateOptions(3)).tokens <= 3
+    assert generate(model, PROMPT, GenerateOptions(9)).text == greedy
+    path.write_text('{"return_dict_in_generate": true, "output_scores": true}')
+    assert generate(model, PROMPT, GenerateOptions(9)).text == greedy
     path.write_text('{"repetition_penalty": -1.0}')
     with pytest.raises(CheckpointUnreadable, match=r"generation_config\.json cannot be used"):
         generate(model, PROMPT, GenerateOptions(3))

@@ -77,6 +77,16 @@ def test_folders_that_datasets_wrote(tmp_path: Path) -> None:
         read_records(str(tmp_path / "splits"))
 
 
+def test_a_data_set_that_is_a_script(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "scripted"
+    (folder / "more").mkdir(parents=True)
+    (folder / "more" / "x.jsonl").write_text(lines(ROWS))
+    (folder / "scripted.py").write_text("raise SystemExit('code of a stranger was run')")
+    with pytest.raises(DataUnreadable, match="Dataset scripts are no longer supported"):
+        read_records(str(folder))
+
+
 @pytest.mark.parametrize(
     ("content", "place", "says"),
     [

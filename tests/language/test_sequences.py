@@ -99,6 +99,38 @@ def test_plain_text_is_cut_into_pieces_and_answers_at_their_end(tokenizer: Any) 
     assert (words(cut)[1], cut.num_cut) == (["w6", "w7"], 1)
 
 
+def test_an_end_that_the_tokenizer_adds_is_learned(tmp_path: Path, tokenizer: Any) -> None:
+    records: tuple[dict[str, Any], ...] = (
+        {"instruction": "w5", "output": "w6"}, {"prompt": "w5", "completion": " w6 </s>"},
+        {"text": "w5 w6 w7"},
+    )  # fmt: skip
+    ending = prepared(write_tokenizer(tmp_path, ends=True), *records, template="none")
+    assert words(ending) == (["<s>", "w5", "w6", "</s>"], ["w6", "</s>"])
+    plain = prepared(tokenizer, *records, template="none")
+    assert words(plain, 1) == (["<s>", "w5", "w6", "</s>"], ["w6", "</s>"])
+    assert [words(ending, at) for at in (0, 2)] == [words(plain, at) for at in (0, 2)]
+
+
+def test_the_tokenizer_gets_a_bounded_amount_of_text(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"text": " ".join(["w5"] * size)} for size in (1, 9, 40, 2, 3, 8)]
+    records += [{"text": ""}, {"text": "w6 w7"}]
+    whole = prepared(tokenizer, *records)
+    monkeypatch.setattr("scalenet_cli.language.sequences._CHARACTERS", 30)
+    sizes: list[int] = []
+
+    def listening(texts: list[str], **how: Any) -> Any:
+        sizes.append(sum(map(len, texts)))
+        return tokenizer(texts, **how)
+
+    listening.eos_token_id = tokenizer.eos_token_id  # type: ignore[attr-defined]
+    maker = ExampleMaker(tokenizer, "none", train_on_prompt=False)
+    examples = [maker.make(Record(fields, "r")) for fields in records]
+    assert tokenize(examples, listening, 64, 64, "r").digest == whole.digest
+    assert sizes == [28, 119, 13, 28]  # one that is longer alone is alone
+
+
 def test_what_has_nothing_to_learn_is_left_out_and_counted(tokenizer: Any) -> None:
     good = {"instruction": "w5", "output": "w6"}
     empty = {"instruction": "w5", "output": " "}
@@ -122,6 +154,7 @@ def test_what_has_nothing_to_learn_is_left_out_and_counted(tokenizer: Any) -> No
         ({"messages": "w5"}, "messages is no list of turns"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\] has no role and content"),
         ({"messages": [{"role": "user", "content": "w5"}]}, "the template is not"),
+        ({"messages": [{"role": "\ud800", "content": "w5"}]}, r"messages\[0\] holds half a char"),
     ],
 )  # fmt: skip
 def test_records_without_the_expected_fields(

@@ -1,7 +1,6 @@
 """Tokenizers from folders, hostile ones included."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +115,3 @@ def test_a_vocabulary_larger_than_the_embedding(tmp_path: Path) -> None:
     check_ids(tokenizer, tokenizer.encode("the cat"), 64, "x.jsonl:1")
     with pytest.raises(ArchitectureMismatch, match=r"token 64 \('<image>'\), but .* has 64 rows"):
         check_ids(tokenizer, tokenizer.encode("the <image>"), 64, "x.jsonl:1")
-
-
-def test_settings_are_json(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path)
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["bos_token"] == "<s>"

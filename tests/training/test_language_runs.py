@@ -230,3 +230,11 @@ def test_a_file_alone_is_split(decoder: Path, tmp_path: Path) -> None:
     assert (record["train"]["num_samples"], record["val"]["num_samples"]) == (36, 4)
     assert "4 records are held out" in told[0]
     assert "36 records (none template) are 36 sequences" in told[1]
+
+
+def test_a_book_alone_is_trained_on(decoder: Path, tmp_path: Path) -> None:
+    lines = [record["instruction"] for record in instructions(60)]
+    (tmp_path / "book.txt").write_text("\n".join(lines))
+    recipe = {**RECIPE, "max_steps": 1, "batch_size": 2}
+    report = train(decoder, tmp_path / "book.txt", tmp_path / "run", recipe)
+    assert report.steps == 1

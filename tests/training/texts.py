@@ -35,14 +35,16 @@ RECIPE: Final[Mapping[str, Any]] = {
 }
 
 
-def write_tokenizer(folder: Path, *, chat: str | None = None) -> PreTrainedTokenizerFast:
-    """A word is a token, with BOS in front; saved as transformers does."""
+def write_tokenizer(
+    folder: Path, *, chat: str | None = None, ends: bool = False
+) -> PreTrainedTokenizerFast:
+    """A word is a token, with BOS in front, and EOS behind if it ``ends``; saved as usual."""
     backend = Tokenizer(
         models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="<unk>")
     )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
+        single="<s> $A </s>" if ends else "<s> $A", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
