@@ -58,7 +58,7 @@ def compare(
         device,
         Work(workers, eval_batch_size),
     )
-    with StudyProgress(as_json=as_json) as reporter:
+    with StudyProgress(as_json=as_json, jobs=jobs) as reporter:
         report = run(study, output, options, reporter, dry_run=dry_run)
     render.notes(report.notes)
     render.report(report, show, as_json=as_json)

@@ -1,6 +1,6 @@
 """How a study looks: its plan and its results on stdout, its progress on stderr."""
 
-from collections.abc import Mapping
+import sys
 from typing import TYPE_CHECKING, final
 
 import typer
@@ -11,15 +11,16 @@ from scalenet_cli.cli.render import table
 if TYPE_CHECKING:
     from scalenet_cli.commands.compare import CompareReport
     from scalenet_cli.commands.study.results import StudyResults
-    from scalenet_cli.training.task import Scores
 
 
 @final
 class StudyProgress:
     """A line per cell, and in each what finetune shows; see compare.CompareReporter."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, jobs: int = 1) -> None:
         self._as_json = as_json
+        # A bar says how long a cell takes; cells side by side have none.
+        self._tells_left = jobs > 1 or not sys.stderr.isatty()
         self._run = TerminalReporter()
 
     def __enter__(self) -> "StudyProgress":
@@ -33,24 +34,20 @@ class StudyProgress:
         if not self._as_json:
             plan(report)
 
-    def began(self, cell: str, order: int, num_cells: int, seconds_left: float | None) -> None:
+    def began(
+        self, cell: str, order: int, num_cells: int, seconds_left: float | None
+    ) -> TerminalReporter:
         """One line, with the time that the rest will take."""
         self._run.__exit__()
         self._run = TerminalReporter()
         left = "" if seconds_left is None else f", about {_duration(seconds_left)} left"
         typer.echo(f"cell {order} of {num_cells}: {cell}{left}", err=True)
+        return self._run
 
-    def started(self, first_step: int, last_step: int) -> None:
-        """A bar, on a terminal."""
-        self._run.started(first_step, last_step)
-
-    def stepped(self, step: int, values: Mapping[str, float]) -> None:
-        """The bar moves."""
-        self._run.stepped(step, values)
-
-    def evaluated(self, step: int, scores: "Scores") -> None:
-        """One line."""
-        self._run.evaluated(step, scores)
+    def left(self, seconds: float) -> None:
+        """One line, where no bar is drawn."""
+        if self._tells_left:
+            typer.echo(f"about {_duration(seconds)} left", err=True)
 
     def note(self, text: str) -> None:
         """One line."""
@@ -64,7 +61,7 @@ def show(facts: "CompareReport") -> None:
         typer.echo(f"dry run: {facts.output} was not written")
         return
     results(facts.results)
-    typer.echo(f"{facts.output}: results.json, results.md, timings.json, three plots, cells/")
+    typer.echo(f"{facts.output}: {', '.join(facts.files)}, cells/")
 
 
 def plan(facts: "CompareReport") -> None:

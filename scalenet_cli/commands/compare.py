@@ -1,7 +1,7 @@
 """``scalenet compare``: arms of one source side by side, over seeds, in a folder that resumes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -11,21 +11,32 @@ import yaml
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.study.arms import Arm, ArmBuilder, ArmCost
 from scalenet_cli.commands.study.cells import CellOptions
-from scalenet_cli.commands.study.data import TaskMaker, data_options, open_study_source
-from scalenet_cli.commands.study.folder import STUDY, Cell, StudyFolder, require_same, resolved
-from scalenet_cli.commands.study.jobs import (
-    StudyReporter,
-    choose_devices,
-    run_in_turn,
-    run_side_by_side,
+from scalenet_cli.commands.study.data import (
+    DataRecord,
+    TaskMaker,
+    data_options,
+    open_study_source,
 )
+from scalenet_cli.commands.study.folder import (
+    STUDY,
+    Cell,
+    StudyFolder,
+    require_same,
+    resolved,
+    with_kept_arms,
+)
+from scalenet_cli.commands.study.jobs import choose_devices, run_in_turn, run_side_by_side
+from scalenet_cli.commands.study.lock import working_alone
+from scalenet_cli.commands.study.pace import StudyReporter
 from scalenet_cli.commands.study.plots import draw_plots
 from scalenet_cli.commands.study.results import StudyResults, gather, write_results
+from scalenet_cli.commands.study.same_data import require_same_data
 from scalenet_cli.errors import OptionError, StoppedOnRequest
 from scalenet_cli.plan.load_study import StudyDocument, load_study
 from scalenet_cli.training.devices import open_devices
+from scalenet_cli.training.loop import Reporter
+from scalenet_cli.training.quiet import Quiet
 from scalenet_cli.training.session import Work
-from scalenet_cli.training.task import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,7 @@ class CompareOptions:
 
 
 class CompareReport(Report):
-    """The plan of a study, and its results where it was carried out."""
+    """The plan of a study, and where it was carried out its results and the ``files`` of them."""
 
     study: str
     output: str
@@ -55,6 +66,7 @@ class CompareReport(Report):
     arms: tuple[ArmCost, ...]
     total_train_flops: int
     results: StudyResults | None
+    files: tuple[str, ...] = ()
     notes: tuple[str, ...]
 
 
@@ -62,23 +74,18 @@ class CompareReport(Report):
 class Silent:
     """A reporter for library use: nothing is shown."""
 
-    def began(self, cell: str, order: int, num_cells: int, seconds_left: float | None) -> None:
+    def planned(self, report: CompareReport) -> None:
+        """See CompareReporter."""
+
+    def began(self, cell: str, order: int, num_cells: int, seconds_left: float | None) -> Reporter:
+        """See StudyReporter."""
+        return Quiet()
+
+    def left(self, seconds: float) -> None:
         """See StudyReporter."""
 
-    def planned(self, report: CompareReport) -> None:
-        """See PlanReporter."""
-
-    def started(self, first_step: int, last_step: int) -> None:
-        """See Reporter."""
-
-    def stepped(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
-
-    def evaluated(self, step: int, scores: Scores) -> None:
-        """See Reporter."""
-
     def note(self, text: str) -> None:
-        """See Reporter."""
+        """See StudyReporter."""
 
 
 class CompareReporter(StudyReporter, Protocol):
@@ -105,6 +112,7 @@ def compare(
         PlanError: the study, with file and line; an arm does not fit the source.
         CheckpointError, DataError, OptionError: source, data or an option cannot be used.
         OutputExists, RunDiffers: the output is something else, or its cells no longer apply.
+        OutputUnwritable: no permission, no room, or another command is at work there.
         StoppedOnRequest: a signal; the state was saved, and the same command goes on.
     """
     options, reporter = options or CompareOptions(), reporter or Silent()
@@ -112,24 +120,33 @@ def compare(
     _check_options(document, options)
     planned = _plan(document, options)
     folder = StudyFolder(Path(output))
-    left = require_same(folder, planned.resolved)
+    left = _require_same(folder, document, planned)
     report = _report(study, output, document, planned, left, dry_run=dry_run)
     if dry_run:
         return report
-    reporter.planned(report)
-    folder.write(STUDY, yaml.safe_dump(planned.resolved, sort_keys=False))
-    _run(folder, _cells(document, planned.arms, options.only), planned.cells, options, reporter)
-    results = _results(folder, document, planned)
-    return report.model_copy(update={"results": results})
+    cells = _cells(document, planned.arms, options.only)
+    devices = _devices(folder, cells, options)
+    with working_alone(folder.path):
+        # Once more: another command may have ended between.
+        _require_same(folder, document, planned)
+        reporter.planned(report)
+        written = with_kept_arms(folder, planned.resolved)
+        folder.write(STUDY, yaml.safe_dump(written, sort_keys=False))
+        _run(folder, cells, planned.cells, devices, reporter)
+        return report.model_copy(update=_results(folder, document, planned))
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """All that is decided before anything is written; ``resolved`` is the study written out."""
+    """All that is decided before anything is written.
+
+    ``resolved`` is the study written out; ``data`` is by the name of the arm.
+    """
 
     arms: tuple[Arm, ...]
     resolved: dict[str, Any]
     cells: CellOptions
+    data: dict[str, DataRecord]
     larger_is_better: bool
 
 
@@ -188,31 +205,61 @@ def _plan(document: StudyDocument, options: CompareOptions) -> _Planned:
         options.device,
         options.work,
     )
-    return _Planned(arms, resolved(document, arms, source.digest()), cells, task.larger_is_better)
+    return _Planned(
+        arms,
+        resolved(document, arms, source.digest()),
+        cells,
+        {arm.name: tasks.record(arm.recipe) for arm in arms},
+        task.larger_is_better,
+    )
 
 
-def _cells(document: StudyDocument, arms: Sequence[Arm], only: Sequence[str]) -> list[Cell]:
+def _require_same(
+    folder: StudyFolder, document: StudyDocument, planned: _Planned
+) -> tuple[str, ...]:
+    """The cells that there are belong to this study and its data; returns what is left over."""
+    left = require_same(folder, planned.resolved)
+    require_same_data(folder, _cells(document, planned.arms), planned.data)
+    return left
+
+
+def _cells(document: StudyDocument, arms: Sequence[Arm], only: Sequence[str] = ()) -> list[Cell]:
     """Seed by seed, so that an unfinished study has something of every arm."""
     chosen = [arm for arm in arms if not only or arm.name in only]
     return [Cell(arm, seed) for seed in document.study.seeds for arm in chosen]
+
+
+def _waiting(folder: StudyFolder, cells: Sequence[Cell]) -> list[Cell]:
+    return [cell for cell in cells if folder.outcome(cell) is None]
+
+
+def _devices(
+    folder: StudyFolder, cells: Sequence[Cell], options: CompareOptions
+) -> list[str | None]:
+    """Those of cells side by side; none where one cell at a time is trained in this process.
+
+    Raises:
+        DeviceUnavailable: there are fewer than cells that could be trained at a time.
+    """
+    jobs = min(options.jobs, len(_waiting(folder, cells)))
+    return choose_devices(jobs, options.device) if jobs > 1 else []
 
 
 def _run(
     folder: StudyFolder,
     cells: Sequence[Cell],
     how: CellOptions,
-    options: CompareOptions,
+    devices: Sequence[str | None],
     reporter: StudyReporter,
 ) -> None:
-    waiting = [cell for cell in cells if folder.outcome(cell) is None]
+    waiting = _waiting(folder, cells)
     if len(waiting) < len(cells):
         reporter.note(f"{len(cells) - len(waiting)} of {len(cells)} cells are finished already")
     try:
-        if options.jobs == 1 or len(waiting) < 2:
-            run_in_turn(folder, waiting, how, reporter)
-        else:
-            devices = choose_devices(options.jobs, options.device)
+        if devices:
             run_side_by_side(folder, waiting, how, reporter, devices)
+        else:
+            run_in_turn(folder, waiting, how, reporter)
     except StoppedOnRequest as error:
         error.hint = "the same command goes on from there"
         raise
@@ -221,7 +268,13 @@ def _run(
     folder.forget_bundles()
 
 
-def _results(folder: StudyFolder, document: StudyDocument, planned: _Planned) -> StudyResults:
+def _results(folder: StudyFolder, document: StudyDocument, planned: _Planned) -> dict[str, Any]:
+    """What a report has of a study that was carried out; all of it is written.
+
+    Raises:
+        RunDiffers: the data were changed while the cells were trained.
+    """
+    require_same_data(folder, _cells(document, planned.arms), planned.data)
     results = gather(
         folder,
         planned.arms,
@@ -230,6 +283,5 @@ def _results(folder: StudyFolder, document: StudyDocument, planned: _Planned) ->
         metric=planned.cells.metric,
         larger_is_better=planned.larger_is_better,
     )
-    write_results(folder, results, planned.arms)
-    draw_plots(results, folder.path)
-    return results
+    files = write_results(folder, results, planned.arms)
+    return {"results": results, "files": (*files, *draw_plots(results, folder.path))}

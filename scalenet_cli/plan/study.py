@@ -89,8 +89,8 @@ class ArmEntry(Strict):
         return self
 
 
-class Study(Strict):
-    """A whole study, version 1."""
+class _StudyEntries(Strict):
+    """What a study has beside its data and its arms, which have schemas of their own."""
 
     version: Annotated[Literal[1], Number] = Field(description="the version of this schema")
     title: str | None = Field(None, description="one line")
@@ -100,7 +100,6 @@ class Study(Strict):
         default_factory=dict, description="timm model arguments, norm_eps, preprocessing"
     )
     random_weights: bool = Field(False, description="draw the source's weights; for trials")
-    data: StudyData = Field(description="what all arms are trained and evaluated on")
     recipe: str | dict[str, Any] | None = Field(
         None, description="a shipped name, a file, or entries; by default the paper's"
     )
@@ -110,6 +109,12 @@ class Study(Strict):
     seeds: tuple[Index, ...] = Field(
         (0, 1, 2), min_length=1, description="a run of each arm for each"
     )
+
+
+class Study(_StudyEntries):
+    """A whole study, version 1."""
+
+    data: StudyData = Field(description="what all arms are trained and evaluated on")
     arms: tuple[ArmEntry, ...] = Field(min_length=1, description="what is compared")
 
     @field_validator("seeds", mode="after")
@@ -121,17 +126,8 @@ class Study(Strict):
         return seeds
 
 
-class StudyOutline(Strict):
+class StudyOutline(_StudyEntries):
     """A study of which the parts are still to be validated, each by its own schema."""
 
-    version: Annotated[Literal[1], Number]
-    title: str | None = None
-    source: str = Field(min_length=1)
-    arch: str | None = None
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    random_weights: bool = False
     data: dict[str, Any]
-    recipe: str | dict[str, Any] | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
-    seeds: tuple[Index, ...] = Field((0, 1, 2), min_length=1)
     arms: tuple[dict[str, Any], ...] = Field(min_length=1)

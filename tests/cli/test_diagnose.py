@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from scalenet_cli import SourceOptions, load
 from scalenet_cli.commands.diagnose import DiagnoseOptions, diagnose
 from scalenet_cli.commands.diagnosis.report import DiagnoseReport
+from scalenet_cli.errors import OptionError
 from tests.cli.helpers import DATA, USAGE, Run, change_manifest, refuse, set_entry, snapshot
 from tests.images import write_images
 from tests.laws.building import write_source
@@ -227,7 +228,6 @@ def test_models_that_do_not_go_together(denied: Denied, root: Path, tmp_path: Pa
         '"w11": 11', '"w10": 11', 1))  # fmt: skip
     says = ("do not make the same tokens", "--tokenizer")
     denied("llama", "texts", "option", *says, flags=("--against", other))
-    says = ("there is no such", "nowhere")
     denied("vit", "pictures", "checkpoint-not-found", "nowhere", status=DATA,
            flags=("--against", tmp_path / "nowhere"))  # fmt: skip
 
@@ -269,6 +269,17 @@ def test_options_that_cannot_be(
     denied: Denied, target: str, data: str, flags: tuple[object, ...], says: str
 ) -> None:
     denied(target, data, "option", says, flags=(*flags, "--device", "cpu"))
+
+
+def test_samples_and_features_of_both_models_have_to_fit(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six images of 3 KiB, and six features of 32 channels per block, of either model."""
+    monkeypatch.setattr("scalenet_cli.commands.diagnosis.models.MAX_HELD_BYTES", 30_000)
+    quick(root, "vit-source", "pictures")
+    with pytest.raises(OptionError, match="for both models") as raised:
+        quick(root, "vit", "pictures", against=root / "vit-source")
+    assert raised.value.hint == "lower --limit"
 
 
 def test_values_below_the_least() -> None:

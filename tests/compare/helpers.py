@@ -1,5 +1,6 @@
 """Tiny studies, and reporters that look on or get in the way."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,18 @@ class Watch:
         self.began_cells: list[str] = []
         self.plans: list[CompareReport] = []
         self.notes: list[str] = []
+        self.times_left: list[float] = []
         self._cell, self._step = cell, step
 
     def planned(self, report: CompareReport) -> None:
         self.plans.append(report)
 
-    def began(self, cell: str, order: int, num_cells: int, seconds_left: float | None) -> None:
+    def began(self, cell: str, order: int, num_cells: int, seconds_left: float | None) -> "Watch":
         self.began_cells.append(cell)
+        return self
+
+    def left(self, seconds: float) -> None:
+        self.times_left.append(seconds)
 
     def started(self, first_step: int, last_step: int) -> None: ...
     def evaluated(self, step: int, scores: object) -> None: ...
@@ -69,6 +75,19 @@ class Watch:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+# The study's file, its folder, its report, and who watched it.
+Made = tuple[Path, Path, CompareReport, Watch]
+
+
+def without(made: Path, output: Path, *arms: str) -> Path:
+    """A copy of a finished study in which these arms were never begun."""
+    shutil.copytree(made, output)
+    (output / "results.json").unlink()
+    for arm in arms:
+        shutil.rmtree(output / "cells" / arm)
+    return output
 
 
 def write_study(folder: Path, data: Path, *arms: Mapping[str, Any], **changes: Any) -> Path:

@@ -11,12 +11,6 @@ from typer.testing import Result
 from scalenet_cli.cli.compare_table import show
 from scalenet_cli.commands.compare import CompareReport
 from tests.compare.helpers import PLAN, SCALENET, SWA, write_study
-from tests.training.runs import write_data
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"), train=17, val=10)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +77,20 @@ def test_all_arms_that_do_not_fit_are_told_at_once(
     assert ended.exit_code == 2
     assert "error[adapter-too-wide]" in ended.stderr
     assert "error[factor-mismatch]" in ended.stderr
+
+
+@pytest.mark.parametrize(("key", "value"), [("val_data", "elsewhere"), ("tokenizer", "words")])
+def test_data_of_another_task_are_refused_where_they_stand(
+    run: Callable[..., Result], data: Path, tmp_path: Path, key: str, value: str
+) -> None:
+    study = write_study(tmp_path, data, SCALENET)
+    text = study.read_text()
+    study.write_text(text.replace("\ndata:\n", f"\ndata:\n  {key}: {value}\n"))
+    ended = run("compare", study, "-o", tmp_path / "out", "--dry-run")
+    assert ended.exit_code == 2
+    assert f"error[plan-schema]: `{key}` is for language models" in ended.stderr
+    assert f"data.{key}" in ended.stderr
+    assert "--" not in ended.stderr
 
 
 def test_equal_compute_means_other_steps(

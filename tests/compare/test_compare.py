@@ -12,53 +12,29 @@ from typing import Any
 
 import pytest
 
-from scalenet_cli.commands.compare import CompareReport
 from scalenet_cli.commands.study.cells import CellOptions
 from scalenet_cli.commands.study.folder import Cell, StudyFolder
-from scalenet_cli.commands.study.jobs import Setting, choose_devices, work
+from scalenet_cli.commands.study.jobs import choose_devices
+from scalenet_cli.commands.study.worker import Setting, Steps, work
 from scalenet_cli.errors import OptionError, OutputExists, RunDiffers
 from tests.cli.helpers import child_command
 from tests.compare.helpers import (
     NAN,
     PLAN,
     SCALENET,
-    SWA,
     Interrupted,
+    Made,
     Watch,
     run_study,
+    without,
     write_study,
 )
-from tests.training.runs import write_data
-
-Made = tuple[Path, Path, CompareReport, Watch]
 
 
 class Named:
     """All of an arm that a finished cell needs."""
 
     name = "swa"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"), train=17, val=10)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Made:
-    """A finished study, never interrupted; tests look at it or change copies."""
-    folder = tmp_path_factory.mktemp("made")
-    study, watch = write_study(folder, data, SCALENET, SWA, NAN), Watch()
-    return study, folder / "out", run_study(study, folder / "out", watch, plots=True), watch
-
-
-def without(made: Path, output: Path, *arms: str) -> Path:
-    """A copy of a finished study in which these arms were never begun."""
-    shutil.copytree(made, output)
-    (output / "results.json").unlink()
-    for arm in arms:
-        shutil.rmtree(output / "cells" / arm)
-    return output
 
 
 def test_the_plan_of_the_study_comes_first(made: Made) -> None:
@@ -84,6 +60,9 @@ def test_the_plan_of_the_study_comes_first(made: Made) -> None:
 def test_results_are_those_of_the_runs(made: Made) -> None:
     _, out, report, watch = made
     assert watch.began_cells == ["scalenet/seed-0", "swa/seed-0", "nan/seed-0"]
+    # After each evaluation but the one before any step.
+    assert len(watch.times_left) == 6
+    assert all(seconds > 0 for seconds in watch.times_left)
     results = json.loads((out / "results.json").read_text())
     assert report.results is not None
     assert json.loads(report.results.model_dump_json()) == results
@@ -112,17 +91,20 @@ def test_a_diverging_arm_is_marked_and_the_study_goes_on(made: Made) -> None:
     assert cell.outcome.diverged is not None
     assert cell.outcome.steps == 2
     assert "step 2 diverged" in cell.outcome.diverged
-    assert arm.before is not None
-    assert arm.last is None
+    assert cell.outcome.before is not None
+    assert arm.before is arm.last is None
     assert "`nan` seed 0 diverged: step 2" in (out / "results.md").read_text()
     assert any("nan/seed-0 diverged" in note for note in watch.notes)
 
 
 def test_tables_times_and_plots_are_written(made: Made) -> None:
-    _, out, _, _ = made
+    _, out, report, _ = made
+    assert all((out / name).is_file() for name in report.files)
+    assert {"results.md", "timings.json", "compute.png"} < set(report.files)
     rows = [line for line in (out / "results.md").read_text().splitlines() if "| 1" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| scalenet", "| swa", "| nan"]
     times = json.loads((out / "timings.json").read_text())["training_seconds"]
+    assert set(times) == {"scalenet", "swa"}  # not of what diverged
     assert set(times["swa"]) == {"0"}
     assert times["swa"]["0"] > 0
     for name in ("curves.png", "parameters.png", "compute.png"):
@@ -234,7 +216,8 @@ def test_workers_make_the_same_cells(
     monkeypatch.setattr("scalenet_cli.commands.compare.run_side_by_side", side_by_side)
     run_study(study, copy, jobs=2)
     assert heard.count(None) == 2
-    assert any("swa/seed-0: step 4: top-1" in text for text in heard if text)
+    assert any("swa/seed-0: step 4: top-1" in text for text in heard if isinstance(text, str))
+    assert Steps(4, evaluated=True) in heard
     assert (copy / "results.json").read_bytes() == (out / "results.json").read_bytes()
 
 
@@ -255,11 +238,24 @@ def test_jobs_on_the_cpu_share_it() -> None:
     assert choose_devices(3, "cpu") == [None, None, None]
 
 
+def wait_for_the_end_of_the_group(number: int, until: float) -> None:
+    """Nothing of a session is left, but for those that nobody asks how they ended."""
+    while time.monotonic() < until:
+        listed = subprocess.run(
+            ["ps", "-o", "stat=", "-g", str(number)], capture_output=True, text=True
+        )  # fmt: skip
+        if all(state.startswith("Z") for state in listed.stdout.split()):
+            return
+        time.sleep(0.1)
+    raise AssertionError("processes of a killed study live on")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("jobs", "whole"), [(1, True), (2, True), (2, False)])
 def test_a_study_that_is_killed_ends_with_the_same_bytes(
-    made: Made, tmp_path: Path, jobs: int
+    made: Made, tmp_path: Path, jobs: int, *, whole: bool
 ) -> None:
+    """``whole``: with its workers, which otherwise save their state and end by themselves."""
     study, out, _, _ = made
     arguments = (
         "compare", study, "-o", tmp_path / "out", "--device", "cpu", "--workers", 0, "--jobs", jobs,
@@ -272,8 +268,9 @@ def test_a_study_that_is_killed_ends_with_the_same_bytes(
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    (os.killpg if whole else os.kill)(process.pid, signal.SIGKILL)
     process.wait()
+    wait_for_the_end_of_the_group(process.pid, until)
     assert not (tmp_path / "out" / "results.json").exists()
     subprocess.run(command, check=True)
     assert (tmp_path / "out" / "results.json").read_bytes() == (out / "results.json").read_bytes()

@@ -7,7 +7,7 @@ import timm
 from safetensors.torch import save_file
 
 from scalenet_cli.commands.study.data import open_study_source
-from scalenet_cli.commands.study.plans import describe_arm, make_plan
+from scalenet_cli.commands.study.plans import Target, describe_arm, make_plan
 from scalenet_cli.plan.load_study import load_study
 from tests.compare.helpers import run_study
 from tests.training.runs import slow, write_data
@@ -54,8 +54,22 @@ def test_a_small_twin_fits_its_source(name: str, data: Path, tmp_path: Path) -> 
 def test_every_plan_of_a_study_of_the_paper_fits_its_source(name: str) -> None:
     document = load_study(f"studies/{name}")
     source = open_study_source(document)
-    for order, arm in enumerate(document.study.arms):
+    arms = document.study.arms
+    targets: dict[str, Target] = {}
+    for order in sorted(range(len(arms)), key=lambda at: arms[at].like is not None):
+        arm = arms[order]
         document.recipe(order, source.task)
-        if arm.like is None:
-            described = describe_arm(source, make_plan(document, source, order, None))
-            assert len(described.groups) == len(list(described.model.named_parameters()))
+        like = targets[arm.like] if arm.like is not None else None
+        plan = make_plan(document, source, order, like)
+        described = describe_arm(source, plan)
+        found = Target(described.layout, sum(p.numel() for p in described.model.parameters()))
+        targets[arm.name] = found
+        if isinstance(arm.plan, str):
+            assert plan.recipe is not None
+            assert plan.recipe.expect is not None
+            assert found.stored == plan.recipe.expect.stored
+            assert found.layout.num_new == plan.recipe.expect.new_blocks
+        elif arm.kind == "scratch":
+            assert like is not None
+            assert found.layout.num_instances == like.layout.num_instances
+            assert found.stored > like.stored

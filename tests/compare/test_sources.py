@@ -2,33 +2,92 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from safetensors.torch import save_file
 
 from scalenet_cli import load
-from scalenet_cli.errors import RunDiffers
+from scalenet_cli.commands.study.data import StudySource, TaskMaker, open_study_source
+from scalenet_cli.errors import PlanSchema, RunDiffers
+from scalenet_cli.language import corpus
+from scalenet_cli.plan.load_study import StudyDocument, load_study
+from scalenet_cli.training.devices import open_devices
+from scalenet_cli.training.session import Work
 from tests.compare.helpers import PLAN, SCALENET, Watch, run_study, write_study
 from tests.images import write_classifier
 from tests.laws.building import write_source
 from tests.models import tiny_case
 from tests.training.runs import write_data
-from tests.training.texts import RECIPE, write_texts, write_tokenizer
+from tests.training.texts import (
+    RECIPE,
+    instructions,
+    write_records,
+    write_texts,
+    write_tokenizer,
+)
+
+
+def write_language_study(folder: Path, **data: Any) -> Path:
+    """Of a tiny llama and texts beside it; keyword arguments are entries of the data."""
+    source = Path(write_source(tiny_case("llama"), folder / "source"))
+    write_tokenizer(source)
+    write_texts(folder / "texts")
+    arms = [{"name": "scalenet", "plan": {**PLAN, "start": "identity"}}]
+    study = folder / "s.yaml"
+    entries = {
+        "version": 1, "source": "source", "data": {"path": "texts", **data}, "arms": arms,
+        "recipe": dict(RECIPE), "seeds": [3], "settings": {"max_steps": 2, "warmup_epochs": 0},
+    }  # fmt: skip
+    study.write_text(yaml.safe_dump(entries))
+    return study
+
+
+def opened(study: Path) -> tuple[StudyDocument, StudySource]:
+    document = load_study(study)
+    return document, open_study_source(document)
+
+
+def test_texts_are_read_once_for_all_recipes_that_read_them_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[object] = []
+    real = corpus.open_corpus
+
+    def counted(*arguments: Any) -> corpus.Corpus:
+        reads.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(corpus, "open_corpus", counted)
+    document, source = opened(write_language_study(tmp_path))
+    tasks = TaskMaker(document, source, open_devices("cpu"), Work(workers=0))
+    recipe = document.recipe(0, "language")
+    faster = recipe.model_copy(update={"lr": 1.0})
+    assert tasks.make(recipe, "here") is not tasks.make(faster, "here")
+    assert tasks.record(recipe) == tasks.record(faster)
+    assert len(reads) == 1
+    changes = {"max_length": 12, "template": "alpaca", "train_on_prompt": True, "val_share": 0.3}
+    for key, value in changes.items():
+        tasks.record(recipe.model_copy(update={key: value}))
+    assert len(reads) == 5
+
+
+@pytest.mark.parametrize(
+    "data", [{"dataset": "torch/cifar10"}, {"num_classes": 3}, {"skip_corrupt": True}]
+)
+def test_data_of_images_are_refused_for_a_language_model(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    (key,) = data
+    with pytest.raises(PlanSchema, match=f"`{key}` is for image classifiers") as raised:
+        opened(write_language_study(tmp_path, **data))
+    assert str(raised.value.where).endswith(f"data.{key}")
 
 
 @pytest.mark.slow
 def test_arms_of_a_language_model(tmp_path: Path) -> None:
-    source = Path(write_source(tiny_case("llama"), tmp_path / "source"))
-    write_tokenizer(source)
-    write_texts(tmp_path / "texts")
-    arms = [{"name": "scalenet", "plan": {**PLAN, "start": "identity"}}]
-    study = tmp_path / "s.yaml"
-    entries = {
-        "version": 1, "source": "source", "data": {"path": "texts"}, "recipe": dict(RECIPE),
-        "seeds": [3], "arms": arms, "settings": {"max_steps": 2, "warmup_epochs": 0},
-    }  # fmt: skip
-    study.write_text(yaml.safe_dump(entries))
+    study = write_language_study(tmp_path)
     report = run_study(study, tmp_path / "out", Watch())
     assert report.metric == "perplexity"
     (arm,) = report.arms
@@ -38,6 +97,9 @@ def test_arms_of_a_language_model(tmp_path: Path) -> None:
     assert report.results.arms[0].last is not None
     assert "perplexity" in (tmp_path / "out" / "results.md").read_text()
     assert load(tmp_path / "out" / "cells" / "scalenet" / "seed-3") is not None
+    write_records(tmp_path / "texts" / "train.jsonl", instructions(34, seed=9))
+    with pytest.raises(RunDiffers, match="made on others: scalenet/seed-3"):
+        run_study(study, tmp_path / "out", Watch())
 
 
 @pytest.mark.slow

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = 16
 
 
-def open_images(work: "Diagnosis", target: str) -> Subject:
+def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
     """A classifier and the split's images, prepared as the classifier wants them.
+
+    ``held`` is what samples and features of another model take, in bytes.
 
     Raises:
         ScalenetError: the target or the data cannot be used, or do not fit each other.
@@ -37,7 +39,7 @@ def open_images(work: "Diagnosis", target: str) -> Subject:
     layout = layout_of(target, opened.model, opened.family)
     widths = [stage.width for stage in opened.family.stages(opened.model)]
     channels, height, width = config["input_size"]
-    require_room(len(split), 4 * channels * height * width, layout, widths, how)
+    needed = require_room(len(split), 4 * channels * height * width, layout, widths, how, held=held)
     batches = tuple(_batches(work, split, config, opened.num_classes))
     if not batches:
         raise DataUnreadable("no image could be read", where=split.place)
@@ -51,6 +53,7 @@ def open_images(work: "Diagnosis", target: str) -> Subject:
         split.place,
         config,
         (*opened.notes, *_told(split, sum(map(len, batches)))),
+        needed,
     )
 
 

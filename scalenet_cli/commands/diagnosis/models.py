@@ -26,7 +26,8 @@ MAX_HELD_BYTES: Final = 8 * 2**30
 class Subject:
     """A model in evaluation mode and in float32, and all samples on the CPU.
 
-    ``place`` is where they come from, ``preparation`` how they were made of what is there.
+    ``place`` is where they come from, ``preparation`` how they were made of what is there;
+    ``held_bytes`` is what they and the features take.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Subject:
     place: str
     preparation: Mapping[str, Any]
     notes: tuple[str, ...]
+    held_bytes: int
 
     @property
     def num_samples(self) -> int:
@@ -55,9 +57,11 @@ def layout_of(target: str, model: "nn.Module", family: Family) -> Layout:
 
 def require_room(
     num_samples: int, sample_bytes: int, layout: Layout, widths: Sequence[int],
-    how: "DiagnoseOptions",
-) -> None:  # fmt: skip
-    """Samples and features fit into a fixed amount of memory.
+    how: "DiagnoseOptions", *, held: int,
+) -> int:  # fmt: skip
+    """Samples and features fit into a fixed amount of memory; returns how much they take.
+
+    ``held`` is what those of another model take.
 
     Raises:
         OptionError: they do not.
@@ -67,10 +71,12 @@ def require_room(
                 for _ in stage.instances]  # fmt: skip
     kept = 8 * rows * min(rows, max(widths)) * len(channels)
     needed = num_samples * sample_bytes + 4 * rows * sum(channels) + kept
-    if needed > MAX_HELD_BYTES:
+    if held + needed > MAX_HELD_BYTES:
         tokens = f" with {how.cka_tokens} tokens each" if how.cka_tokens else ""
         raise OptionError(
-            f"{num_samples:,} samples{tokens} and their features take {needed / 2**30:.1f} GiB, "
-            f"more than {MAX_HELD_BYTES / 2**30:g}",
+            f"{num_samples:,} samples{tokens} and their features take "
+            f"{(held + needed) / 2**30:.1f} GiB{' for both models' if held else ''}, more than "
+            f"{MAX_HELD_BYTES / 2**30:g}",
             hint="lower --limit" + (" or --cka-tokens" if how.cka_tokens else ""),
         )
+    return needed

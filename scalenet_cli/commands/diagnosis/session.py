@@ -38,7 +38,9 @@ def run_diagnosis(work: "Diagnosis", progress: "Progress | None") -> DiagnoseRep
     first = opened(work, work.target)
     if first.num_samples < _LEAST_SAMPLES:
         raise DataUnreadable("a diagnosis needs two samples or more", where=first.place)
-    second = None if work.against is None else opened(work, work.against)
+    second = None
+    if work.against is not None:
+        second = opened(work, work.against, held=first.held_bytes)
     if second is not None:
         _require_same_samples(first, second)
     batch_size = max(map(len, first.batches))

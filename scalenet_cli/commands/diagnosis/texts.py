@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = 4
 
 
-def open_texts(work: "Diagnosis", target: str) -> Subject:
+def open_texts(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
     """A language model, and records as the sequences that ``finetune`` would make of them.
+
+    ``held`` is what samples and features of another model take, in bytes.
 
     Raises:
         ScalenetError: the target or the data cannot be used.
@@ -39,7 +41,7 @@ def open_texts(work: "Diagnosis", target: str) -> Subject:
     layout = layout_of(target, opened.model, opened.family)
     widths = [stage.width for stage in opened.family.stages(opened.model)]
     chosen = evenly_spaced(len(found), min(how.limit, len(found)))
-    require_room(len(chosen), 16 * length, layout, widths, how)
+    needed = require_room(len(chosen), 16 * length, layout, widths, how, held=held)
     return Subject(
         target,
         opened.model,
@@ -50,6 +52,7 @@ def open_texts(work: "Diagnosis", target: str) -> Subject:
         work.data,
         {"max_length": length, "template": maker.template},
         (*opened.notes, *_told(found)),
+        needed,
     )
 
 

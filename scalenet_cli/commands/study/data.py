@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from scalenet_cli.commands.opening import build_base
 from scalenet_cli.commands.options import SourceOptions
-from scalenet_cli.errors import ScalenetError
+from scalenet_cli.errors import PlanSchema, ScalenetError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Architecture, Family
 from scalenet_cli.families.sources import Source, open_source
@@ -16,14 +16,22 @@ from scalenet_cli.plan.load_training import recipe_text
 from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
+from scalenet_cli.training.run_folder import SplitRecord
 from scalenet_cli.training.session import Work, check_batch
 from scalenet_cli.training.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from scalenet_cli.language.corpus import Corpus
+
 # Of timm's data config, what SourceOptions.model_kwargs takes.
 _PREPROCESSING: Final = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
+# What of a study's data is for one task only.
+_ONLY_FOR: Final[dict[TaskName, tuple[str, ...]]] = {
+    "images": ("dataset", "class_map", "num_classes", "reset_head", "skip_corrupt"),
+    "language": ("val_data", "tokenizer"),
+}
 BASE_PLAN: Final[dict[str, Any]] = {
     "version": 1,
     "mapping": "stack",
@@ -85,6 +93,7 @@ def open_study_source(document: StudyDocument) -> StudySource:
 
     Raises:
         CheckpointError, OptionError: it cannot be used.
+        PlanSchema: the data have an entry that is for another kind of source.
     """
     study = document.study
     reference = document.place(study.source)
@@ -93,8 +102,22 @@ def open_study_source(document: StudyDocument) -> StudySource:
         reference, arch=options.arch, arguments=options.model_kwargs, weights=False
     )
     family = find_family(source.architecture.family)
+    _refuse_other_task(document, family.task)
     base = build_base(source.architecture, family, source, reference)
     return StudySource(reference, options, source, family, base)
+
+
+def _refuse_other_task(document: StudyDocument, task: TaskName) -> None:
+    """Entries of the data that would mean nothing for this source."""
+    names = {"images": "image classifiers", "language": "language models"}
+    other: TaskName = "language" if task == "images" else "images"
+    for key in _ONLY_FOR[other]:
+        if getattr(document.study.data, key):
+            raise PlanSchema(
+                f"`{key}` is for {names[other]}, but the source is one of the {names[task]}",
+                where=document.where("data", key),
+                hint="leave it out",
+            )
 
 
 def data_options(document: StudyDocument) -> DataOptions:
@@ -115,6 +138,14 @@ def data_options(document: StudyDocument) -> DataOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class DataRecord:
+    """Which samples both splits have, as a run's record says it."""
+
+    train: SplitRecord
+    val: SplitRecord
+
+
+@dataclass(frozen=True, slots=True)
 class ImageData:
     """Both splits, and the head that they need. ``config`` is timm's data config."""
 
@@ -132,6 +163,12 @@ class ImageData:
             cast(ImageRecipe, recipe), self.train, self.val, config=self.config,
             num_classes=self.num_classes, skip_corrupt=skip_corrupt,
         )  # fmt: skip
+
+    def record(self) -> DataRecord:
+        """The samples, of which none is read."""
+        from scalenet_cli.vision.fingerprint import split_record
+
+        return DataRecord(split_record(self.train), split_record(self.val))
 
 
 def open_images(document: StudyDocument, source: StudySource) -> ImageData:
@@ -158,7 +195,7 @@ def open_images(document: StudyDocument, source: StudySource) -> ImageData:
 
 @final
 class TaskMaker:
-    """The task of each arm; arms with the same recipe share one."""
+    """The task of each arm; arms with the same recipe share one, and others share what is in it."""
 
     def __init__(
         self, document: StudyDocument, source: StudySource, devices: Devices, work: Work
@@ -167,6 +204,8 @@ class TaskMaker:
         self._devices, self._work = devices, work
         self._images = open_images(document, source) if source.task == "images" else None
         self._made: dict[str, Task] = {}
+        self._corpora: dict[tuple[object, ...], Corpus] = {}
+        self._records: dict[tuple[object, ...], DataRecord] = {}
 
     @property
     def new_head(self) -> bool:
@@ -189,19 +228,51 @@ class TaskMaker:
             raise
         return self._made[key]
 
+    def record(self, recipe: Recipe) -> DataRecord:
+        """Which samples the task of a recipe has.
+
+        Raises:
+            DataError, OptionError: the data cannot be used.
+        """
+        key = _read_of(recipe)
+        if key not in self._records:
+            self._records[key] = self._record(recipe)
+        return self._records[key]
+
+    def _record(self, recipe: Recipe) -> DataRecord:
+        if self._images is not None:
+            return self._images.record()
+        corpus = self._corpus(cast(LanguageRecipe, recipe))
+        train, val = (
+            SplitRecord(num_samples=len(split), digest=split.digest)
+            for split in (corpus.train, corpus.val)
+        )
+        return DataRecord(train, val)
+
     def _task(self, recipe: Recipe) -> Task:
         if self._images is not None:
             skip = self._document.study.data.skip_corrupt
             return self._images.task(recipe, skip_corrupt=skip)
-        return self._texts(cast(LanguageRecipe, recipe))
+        from scalenet_cli.language.task import LanguageTask
 
-    def _texts(self, recipe: LanguageRecipe) -> Task:
+        texts, place = cast(LanguageRecipe, recipe), data_options(self._document).data
+        return LanguageTask(texts, self._corpus(texts), place=place)
+
+    def _corpus(self, recipe: LanguageRecipe) -> "Corpus":
         """How many sequences the records are is only known once they are tokens."""
         from scalenet_cli.commands.language_models import tokenizer_folder
         from scalenet_cli.language.corpus import open_corpus
-        from scalenet_cli.language.task import LanguageTask
 
-        data, base = data_options(self._document), cast(Any, self._source.base)
-        words = tokenizer_folder(self._source.reference, data.tokenizer)
-        corpus = open_corpus(words, base.config, recipe, data)
-        return LanguageTask(recipe, corpus, place=data.data)
+        key = _read_of(recipe)
+        if key not in self._corpora:
+            data, base = data_options(self._document), cast(Any, self._source.base)
+            words = tokenizer_folder(self._source.reference, data.tokenizer)
+            self._corpora[key] = open_corpus(words, base.config, recipe, data)
+        return self._corpora[key]
+
+
+def _read_of(recipe: Recipe) -> tuple[object, ...]:
+    """The entries of a recipe that decide what is read; of text, those that open_corpus uses."""
+    if not isinstance(recipe, LanguageRecipe):
+        return ()
+    return recipe.max_length, recipe.template, recipe.train_on_prompt, recipe.val_share

@@ -11,6 +11,7 @@ import yaml
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.bundle.staging import fsync_path
 from scalenet_cli.commands.study.arms import Arm
+from scalenet_cli.commands.study.lock import LOCKS
 from scalenet_cli.errors import OutputExists, OutputUnwritable, RunDiffers, RunStateDamaged
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.training.run_folder import RunFolder
@@ -19,7 +20,7 @@ STUDY: Final = "study.yaml"
 
 
 class Outcome(Report):
-    """What became of a cell; of a diverged one, ``step`` is where, and nothing is best or last."""
+    """What became of a cell; a diverged one did so after ``steps``, and has no best or last."""
 
     metric: str
     steps: int
@@ -134,6 +135,26 @@ def require_same(folder: StudyFolder, new: dict[str, Any]) -> tuple[str, ...]:
     return tuple(sorted({*others, *(cell for cell in kept if cell not in known)}))
 
 
+def with_kept_arms(folder: StudyFolder, new: dict[str, Any]) -> dict[str, Any]:
+    """The study to be written, with the earlier entries of arms that it leaves out.
+
+    An arm that comes back as it was has its cells again. Not where source or data are others: its
+    entry says nothing of these.
+    """
+    if not _is_study(folder.path):
+        return new
+    old = _read(folder.path / STUDY)
+    if any(old.get(key) != new[key] for key in ("source", "data")):
+        return new
+    earlier = old.get("arms", {})
+    kept = {
+        name: earlier[name]
+        for name, found in _cells(folder.path)
+        if found and name in earlier and name not in new["arms"]
+    }
+    return {**new, "arms": {**new["arms"], **kept}}
+
+
 def _is_study(path: Path) -> bool:
     """Whether a study was begun there; nothing else may be.
 
@@ -142,7 +163,8 @@ def _is_study(path: Path) -> bool:
     """
     if (path / STUDY).is_file():
         return True
-    empty = path.is_dir() and not any(path.iterdir())
+    # A command that was killed before it wrote anything else leaves its locks.
+    empty = path.is_dir() and all(entry.name in LOCKS for entry in path.iterdir())
     if empty or not (path.exists() or path.is_symlink()):
         return False
     raise OutputExists(
@@ -187,9 +209,12 @@ def training_seconds(run: RunFolder, batch_size: int) -> float | None:
     if not run.timings.is_file():
         return None
     speeds: dict[int, float] = {}
-    for line in run.timings.read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
-        speeds[values["step"]] = values["samples_per_second"]  # a later one was done again
+    for line in run.timings.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+            speeds[int(values["step"])] = float(values["samples_per_second"])  # the last one counts
+        except (ValueError, TypeError, LookupError):
+            continue  # times are not made durable: a power failure may tear a line
     seconds, previous = 0.0, 0
     for step in sorted(speeds):
         seconds += (step - previous) * batch_size / speeds[step] if speeds[step] else 0.0

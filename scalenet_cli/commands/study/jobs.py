@@ -1,63 +1,41 @@
-"""Cells side by side: one process each, each with a device of its own."""
+"""Cells one after the other, or side by side: one process each, each with a device of its own."""
 
 import os
+import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Final, Protocol, final
+from typing import Final, final
 
-from scalenet_cli.commands.study.cells import CellOptions, run_cell
+from scalenet_cli.commands.study.cells import CellOptions
 from scalenet_cli.commands.study.folder import Cell, StudyFolder
+from scalenet_cli.commands.study.pace import Pace, Paced, StudyReporter
+from scalenet_cli.commands.study.worker import Message, Setting, Steps, run_heard, work
 from scalenet_cli.errors import DeviceUnavailable, ScalenetError, WorkerLost
 from scalenet_cli.training.devices import find_device
-from scalenet_cli.training.loop import Reporter
-from scalenet_cli.training.task import Scores
 
 _GRACE_SECONDS: Final = 120.0
-
-
-class StudyReporter(Reporter, Protocol):
-    """Hears of cells beside what happens in them."""
-
-    def began(self, cell: str, order: int, num_cells: int, seconds_left: float | None) -> None:
-        """A cell starts or goes on; ``seconds_left`` is of the whole study, where it is known."""
-        ...
-
-
-@final
-class Pace:
-    """How long the rest takes, judged by the training FLOPs of what was done here."""
-
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self._left = sum(cell.arm.cost.total_train_flops for cell in cells)
-        self._done = 0
-        self._start = time.perf_counter()
-
-    def finished(self, cell: Cell) -> None:
-        """A cell is done."""
-        self._done += cell.arm.cost.total_train_flops
-        self._left -= cell.arm.cost.total_train_flops
-
-    @property
-    def seconds_left(self) -> float | None:
-        """None before anything is done."""
-        if not self._done:
-            return None
-        return (time.perf_counter() - self._start) * self._left / self._done
 
 
 def run_in_turn(
     folder: StudyFolder, cells: Sequence[Cell], options: CellOptions, reporter: StudyReporter
 ) -> None:
-    """One cell after the other, in this process."""
+    """One cell after the other, in this process.
+
+    Raises:
+        StoppedOnRequest: a signal; what was done is saved.
+        ScalenetError: a cell cannot go on.
+    """
     pace = Pace(cells)
     for order, cell in enumerate(cells):
-        reporter.began(cell.name, order + 1, len(cells), pace.seconds_left)
-        run_cell(folder, cell, options, reporter)
+        inner = reporter.began(cell.name, order + 1, len(cells), pace.seconds_left)
+        stopped = run_heard(folder, cell, options, Paced(cell, pace, inner, reporter.left))
         pace.finished(cell)
+        if stopped is not None and order + 1 < len(cells):
+            raise stopped
 
 
 def choose_devices(jobs: int, device: str) -> list[str | None]:
@@ -79,19 +57,6 @@ def choose_devices(jobs: int, device: str) -> list[str | None]:
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = shown.split(",") if shown else [str(index) for index in range(found)]
     return list(names[:jobs])
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a worker needs beside its cells. ``threads`` are those of the process that starts it.
-
-    With as many threads sums have the same order, and results the same bits.
-    """
-
-    folder: StudyFolder
-    options: CellOptions
-    threads: int
-    gpu: str | None
 
 
 def run_side_by_side(
@@ -122,9 +87,7 @@ def run_side_by_side(
                 idle.pop(0).start(cell)
             for connection in wait(list(workers)):
                 assert isinstance(connection, Connection)
-                done = workers[connection].hear(reporter)
-                if done is not None:
-                    pace.finished(done)
+                if workers[connection].hear(reporter, pace):
                     idle.append(workers[connection])
     finally:
         _stop(list(workers.values()))
@@ -140,7 +103,8 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(setting, theirs))
         self._cell: Cell | None = None
-        self.process.start()
+        with _deaf_children():
+            self.process.start()
         theirs.close()
 
     def start(self, cell: Cell) -> None:
@@ -148,15 +112,29 @@ class _Worker:
         self._cell = cell
         self.connection.send(cell)
 
-    def hear(self, reporter: StudyReporter) -> Cell | None:
-        """Passes on what it says; returns the cell that it has finished.
+    def hear(self, reporter: StudyReporter, pace: Pace) -> bool:
+        """Passes on what it says; returns whether it has finished its cell.
 
         Raises:
             ScalenetError: what the cell raised.
             WorkerLost: the process has ended.
         """
+        message = self._receive()
+        if isinstance(message, ScalenetError):
+            raise message
+        if isinstance(message, str):
+            reporter.note(message)
+            return False
+        assert self._cell is not None
+        if message is None:
+            pace.finished(self._cell)
+            return True
+        _count(message, self._cell, reporter, pace)
+        return False
+
+    def _receive(self) -> Message:
         try:
-            message = self.connection.recv()
+            message: Message = self.connection.recv()
         except (EOFError, ConnectionError):
             self.process.join(_GRACE_SECONDS)
             name = self._cell.name if self._cell is not None else "none"
@@ -164,12 +142,34 @@ class _Worker:
                 f"the process of cell {name} ended with status {self.process.exitcode}",
                 hint="the same command goes on with what is left",
             ) from None
-        if isinstance(message, ScalenetError):
-            raise message
-        if message is not None:
-            reporter.note(message)
-            return None
-        return self._cell
+        return message
+
+
+def _count(steps: Steps, cell: Cell, reporter: StudyReporter, pace: Pace) -> None:
+    """What Paced does in this process."""
+    if steps.earlier:
+        pace.began(cell, steps.done)
+    else:
+        pace.reached(cell, steps.done)
+    if steps.evaluated and pace.seconds_left is not None:
+        reporter.left(pace.seconds_left)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, but while they train.
+
+    Otherwise each would say so with a traceback. This one hears of it, and asks them to end. Only
+    the main thread can see to that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
@@ -183,48 +183,3 @@ def _stop(workers: Sequence[_Worker]) -> None:
             worker.process.kill()
             worker.process.join()
         worker.connection.close()
-
-
-@final
-class _Telling:
-    """The reporter of a worker: evaluations and notes, under the cell's name."""
-
-    def __init__(self, cell: str, connection: Connection) -> None:
-        self._cell, self._connection = cell, connection
-
-    def started(self, first_step: int, last_step: int) -> None:
-        """See Reporter."""
-
-    def stepped(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
-
-    def evaluated(self, step: int, scores: Scores) -> None:
-        """See Reporter."""
-        self.note(f"step {step}: {scores.text}")
-
-    def note(self, text: str) -> None:
-        """See Reporter."""
-        # Where nobody listens any more, the process is about to be stopped.
-        with suppress(OSError):
-            self._connection.send(f"{self._cell}: {text}")
-
-
-def work(setting: Setting, connection: Connection) -> None:
-    """The whole life of a worker: says None after each cell, or the error that ends it.
-
-    It hears of cells, and of None when there are no more.
-    """
-    if setting.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = setting.gpu
-    import torch
-
-    torch.set_num_threads(setting.threads)
-    with suppress(EOFError, ConnectionError):
-        while (cell := connection.recv()) is not None:
-            try:
-                run_cell(setting.folder, cell, setting.options, _Telling(cell.name, connection))
-            except ScalenetError as error:
-                error.where = error.where or cell.name
-                connection.send(error)
-                return
-            connection.send(None)

@@ -17,8 +17,10 @@ _LINES: Final = ("-", "--", "-.", ":")
 
 
 def draw_plots(results: StudyResults, folder: Path) -> tuple[str, ...]:
-    """The PNGs of what is finished; returns their names."""
+    """The PNGs of what is finished, and none where nothing is; returns their names."""
     if not any(arm.last for arm in results.arms):
+        for name in (CURVES, PARAMETERS, COMPUTE):
+            (folder / name).unlink(missing_ok=True)
         return ()
     _draw_curves(results, folder / CURVES)
     _draw_against(
@@ -87,7 +89,8 @@ def _draw_against(
 
 
 def _bar(spread: SeedSpread) -> list[list[float]]:
-    return [[spread.mean - spread.min], [spread.max - spread.mean]]
+    # A mean is rounded: of equal values it may lie beside them.
+    return [[max(0.0, spread.mean - spread.min)], [max(0.0, spread.max - spread.mean)]]
 
 
 def _style(order: int) -> dict[str, Any]:
@@ -119,4 +122,6 @@ def _save(figure: Any, axes: Any, path: Path) -> None:
     axes.grid(alpha=0.3)
     handles: Sequence[Any] = axes.get_legend_handles_labels()[0]
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handles=handles)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+    partial.replace(path)

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from math import sqrt
-from pathlib import Path
+from math import hypot, sqrt
 from typing import Final
 
 from scalenet_cli.bundle.reports import Report
@@ -16,7 +15,6 @@ from scalenet_cli.commands.study.folder import (
     evaluations,
     training_seconds,
 )
-from scalenet_cli.errors import RunDiffers
 
 RESULTS: Final = "results.json"
 TABLE: Final = "results.md"
@@ -42,7 +40,7 @@ class CellResult(Report):
 
 
 class ArmResult(Report):
-    """One arm: its cost, its cells, and the metric over seeds that did not diverge."""
+    """One arm: its cost, its cells, and the metric over those that did not diverge."""
 
     cost: ArmCost
     cells: tuple[CellResult, ...]
@@ -72,41 +70,20 @@ def gather(
     metric: str,
     larger_is_better: bool,
 ) -> StudyResults:
-    """The results of all cells that are finished.
-
-    Raises:
-        RunDiffers: cells were trained or evaluated on different samples.
-    """
-    _require_same_data(folder, [Cell(arm, seed) for arm in arms for seed in seeds])
+    """The results of all cells that are finished."""
     found = tuple(_arm_result(folder, arm, seeds, metric) for arm in arms)
     return StudyResults(metric=metric, larger_is_better=larger_is_better, source=source, arms=found)
 
 
-def write_results(folder: StudyFolder, results: StudyResults, arms: Sequence[Arm]) -> None:
-    """results.json, results.md and timings.json."""
-    times = _times(folder, results, arms)
+def write_results(
+    folder: StudyFolder, results: StudyResults, arms: Sequence[Arm]
+) -> tuple[str, ...]:
+    """The results, the table and the times, in the order of their worth; returns their names."""
     folder.write(RESULTS, results.model_dump_json(indent=1) + "\n")
-    folder.write(TIMINGS, json.dumps({"training_seconds": times}, indent=1) + "\n")
+    times = _times(folder, results, arms)
     folder.write(TABLE, markdown(results, times))
-
-
-def _require_same_data(folder: StudyFolder, cells: Sequence[Cell]) -> None:
-    """Data that were changed while a study stood still would make its cells no comparison."""
-    first: tuple[str, str, str] | None = None
-    for cell in cells:
-        if folder.outcome(cell) is None:
-            continue
-        record = folder.run(cell).record()
-        found = (cell.name, record.train.digest, record.val.digest)
-        first = first or found
-        # What a sequence is depends on the recipe: digests of texts may differ between arms.
-        if found[1:] != first[1:] and record.task == "images":
-            raise RunDiffers(
-                f"cells {first[0]} and {cell.name} were made on different data",
-                where=str(folder.path),
-                hint="the data were changed meanwhile: remove the cells made before, or choose "
-                "another -o",
-            )
+    folder.write(TIMINGS, json.dumps({"training_seconds": times}, indent=1) + "\n")
+    return RESULTS, TABLE, TIMINGS
 
 
 def _arm_result(folder: StudyFolder, arm: Arm, seeds: Sequence[int], metric: str) -> ArmResult:
@@ -123,31 +100,36 @@ def _arm_result(folder: StudyFolder, arm: Arm, seeds: Sequence[int], metric: str
     return ArmResult(
         cost=arm.cost,
         cells=tuple(cells),
-        before=_spread([cell.outcome.before for cell in cells]),
-        best=_spread([o.best for o in whole]),
-        last=_spread([o.last for o in whole]),
+        before=spread_over([o.before for o in whole]),
+        best=spread_over([o.best for o in whole]),
+        last=spread_over([o.last for o in whole]),
         num_diverged=len(cells) - len(whole),
         missing_seeds=tuple(missing),
     )
 
 
-def _spread(found: Sequence[float | None]) -> SeedSpread | None:
+def spread_over(found: Sequence[float | None]) -> SeedSpread | None:
+    """Mean, deviation and range of what is known; None where nothing is."""
     values = [value for value in found if value is not None]
     if not values:
         return None
     mean = sum(values) / len(values)
     std = None
     if len(values) > 1:
-        std = sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        # A perplexity may be as large as 1e304, whose square is no float.
+        std = hypot(*(value - mean for value in values)) / sqrt(len(values) - 1)
     return SeedSpread(mean=mean, std=std, min=min(values), max=max(values), num_seeds=len(values))
 
 
 def _times(
     folder: StudyFolder, results: StudyResults, arms: Sequence[Arm]
 ) -> dict[str, dict[str, float]]:
+    """Of the cells that did not diverge, as all that is averaged."""
     times: dict[str, dict[str, float]] = {}
     for arm, result in zip(arms, results.arms, strict=True):
         for cell in result.cells:
+            if cell.outcome.diverged is not None:
+                continue
             run = folder.run(Cell(arm, cell.seed))
             seconds = training_seconds(run, arm.cost.batch_size)
             if seconds is not None:
@@ -202,7 +184,16 @@ def spread_text(spread: SeedSpread | None) -> str:
     """Mean and standard deviation; a dash where nothing is known."""
     if spread is None:
         return "-"
-    return f"{spread.mean:.2f}" + ("" if spread.std is None else f" +- {spread.std:.2f}")
+    return _short(spread.mean) + ("" if spread.std is None else f" +- {_short(spread.std)}")
+
+
+def _short(value: float) -> str:
+    """Two places after the point, and few digits of a huge value.
+
+    >>> _short(51.237), _short(3.1e300)
+    ('51.24', '3.1e+300')
+    """
+    return f"{value:.2f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _seeds(arm: ArmResult) -> str:
@@ -213,8 +204,3 @@ def _seeds(arm: ArmResult) -> str:
 
 def _time(seconds: dict[str, float]) -> str:
     return f"{sum(seconds.values()) / len(seconds):.1f}" if seconds else "-"
-
-
-def read_results(path: Path) -> StudyResults:
-    """The results.json of a study's folder."""
-    return StudyResults.model_validate_json((path / RESULTS).read_bytes())
