@@ -523,3 +523,35 @@ def paper_rows() -> str:
         published = f"{expect.published_millions:.2f}"
         rows.append((f"`{name}`", expect.new_blocks, f"{expect.stored:,}", published, follows))
     return table(("recipe", "new blocks", "exact", "published (M)", "follows"), rows)
+
+
+# Results
+
+
+def study(name: str) -> str:
+    """What a study of recipes/studies came to: docs/studies/NAME.json is its results.json."""
+    from scalenet_cli.commands.study.results import StudyResults, spread_text
+
+    path = Path(__file__).parent / "studies" / f"{name}.json"
+    results = StudyResults.model_validate_json(path.read_bytes())
+    rows = []
+    for arm in results.arms:
+        if arm.last is None:
+            continue
+        cost = arm.cost
+        rows.append(
+            (
+                f"`{cost.name}`",
+                spread_text(arm.before),
+                spread_text(arm.last),
+                f"{arm.last.min:.2f}..{arm.last.max:.2f}",
+                cost.blocks,
+                f"{cost.stored:,}",
+                f"{cost.macs / 1e6:.2f}",
+                f"{cost.total_train_flops / 1e12:.2f}",
+            )
+        )
+    columns = (
+        "arm", "before", "after", "range", "blocks", "parameters", "MACs, M", "training TFLOPs",
+    )  # fmt: skip
+    return table(columns, rows)
