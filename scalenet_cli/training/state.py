@@ -21,8 +21,8 @@ from scalenet_cli.training.parallel import gathered, like
 TENSORS: Final = "tensors.safetensors"
 RECORD: Final = "state.json"
 _PREFIX: Final = "state-"
-# Names of skipped samples are most of it: a million of them.
-_MAX_RECORD_BYTES: Final = 200_000_000
+# Names of skipped samples are most of it: half a million of them.
+_MAX_RECORD_BYTES: Final = 50_000_000
 
 
 class Progress(Strict):

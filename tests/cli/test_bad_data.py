@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.cli.helpers import DATA, USAGE, Run, refuse
 from tests.images import OPTIONS, write_classifier, write_images
@@ -75,17 +74,14 @@ def test_classes_that_are_not_the_models(denied: Denied, tmp_path: Path) -> None
 
 
 def test_names_that_are_not_those_of_training(run: Run, tmp_path: Path, images: Path) -> None:
-    from scalenet_cli.commands.evaluate_session import check_classes
-    from scalenet_cli.commands.models import OpenedModel
+    from scalenet_cli.commands.classes import check_classes
     from scalenet_cli.errors import ClassesDiffer
-    from scalenet_cli.families import family
     from scalenet_cli.training.data import DataOptions
     from scalenet_cli.vision.splits import open_split
 
     def check(known: dict[str, int], class_map: str | None = None) -> None:
-        model = OpenedModel(torch.nn.Identity(), family("vit"), "x", 5, known)
         split = open_split(DataOptions(str(images), class_map=class_map), "validation")
-        check_classes(model, split, mapped=class_map is not None)
+        check_classes(split, 5, known, mapped=class_map is not None)
 
     check(dict(zip(CLASSES, range(5), strict=True)))
     with pytest.raises(ClassesDiffer, match="a is 0 in the data, but 4 in the model"):

@@ -194,7 +194,7 @@ def deep(_: bytes) -> bytes:
 
 
 def huge(_: bytes) -> bytes:
-    return b" " * 11_000_000
+    return b" " * 51_000_000
 
 
 def newer(content: bytes) -> bytes:
