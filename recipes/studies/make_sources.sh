@@ -39,7 +39,9 @@ make() {
 
 make vit vit_tiny_patch16_224 img_size=28 patch_size=7 embed_dim=64 depth=4 num_heads=4 \
     input_size=3,28,28 &
+vit=$!
 make swin swin_tiny_patch4_window7_224 img_size=32 window_size=4 embed_dim=32 depths=2,4 \
     num_heads=2,4 input_size=3,32,32 &
-# wait alone would hide that one of them failed.
-wait %1 && wait %2
+# wait without a name would hide that one of them failed.
+wait "$!"
+wait "$vit"
