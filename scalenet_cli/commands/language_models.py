@@ -97,7 +97,7 @@ def _source(
     )
     architecture = source.architecture
     _require_language(architecture.family, target)
-    folder = _folder(target)
+    folder = _folder(target, weights=True)
     words, place = _tokenizer(tokenizer, folder)
     family = find_family(architecture.family)
     model = build_base(architecture, family, source, target)
@@ -107,17 +107,20 @@ def _source(
 
 
 def tokenizer_folder(target: str, chosen: str | None) -> Path:
-    """Where a tokenizer is: in the folder that was chosen, or in the checkpoint's."""
-    return _folder(target) if chosen is None else Path(chosen)
+    """Where a tokenizer is: in the folder that was chosen, or in the checkpoint's.
+
+    Of ``hf:REPO`` only the small files are downloaded.
+    """
+    return _folder(target, weights=False) if chosen is None else Path(chosen)
 
 
-def _folder(target: str) -> Path:
+def _folder(target: str, *, weights: bool) -> Path:
     """The folder of a checkpoint; of ``hf:REPO``, that of what is downloaded."""
     if not target.startswith(HUB):
         return Path(target)
     from scalenet_cli.families.sources.hub import fetch_repository
 
-    return fetch_repository(target.removeprefix(HUB), weights=True)
+    return fetch_repository(target.removeprefix(HUB), weights=weights)
 
 
 def _tokenizer(chosen: str | None, folder: Path) -> tuple[Any, str]:
