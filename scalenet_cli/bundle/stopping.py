@@ -40,10 +40,14 @@ class StopRequests:
 
     def hold(self) -> None:
         """Raises what was swallowed; what is raised from now on comes too late to stop anything."""
+        self.insist()
+        self._holding = True
+
+    def insist(self) -> None:
+        """Raises once more what the first request raised; nothing where there was none."""
         if self._swallowed is not None:
             number, frame = self._swallowed
             self._handlers[number](number, frame)
-        self._holding = True
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         try:
@@ -62,5 +66,9 @@ def stop_requests() -> Iterator[StopRequests]:
     try:
         requests.install()
         yield requests
+    except Exception:
+        # An import that was interrupted may fail with an error of its own, which is none.
+        requests.insist()
+        raise
     finally:
         requests.remove()

@@ -1,0 +1,38 @@
+"""Requests to stop, which libraries may swallow or turn into something else."""
+
+import signal
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from scalenet_cli.bundle.stopping import stop_requests
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def interrupted_import() -> None:
+    """As an import ends that a signal meets in the wrong place."""
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except SystemExit:
+        raise RuntimeError("the module is half imported") from None
+
+
+def test_a_request_that_became_an_error_is_a_request() -> None:
+    with pytest.raises(SystemExit) as raised, stop_requests():
+        interrupted_import()
+    assert raised.value.code == 128 + signal.SIGTERM
+
+
+def test_an_error_without_a_request_stays() -> None:
+    with pytest.raises(RuntimeError, match="of its own"), stop_requests():
+        raise RuntimeError("of its own")
