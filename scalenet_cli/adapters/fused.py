@@ -21,10 +21,9 @@ from scalenet_cli.adapters.activations import find_activation
 class _FusedLinear(torch.autograd.Function):
     """``linear(x, weight, bias) + linear(activation(linear(x, down)), up)``.
 
-    Saves x once and the thin pre-activation; no full-size tensor but y and the gradient of x is
-    allocated. The forward product of the core is the very call that ``nn.Linear`` makes, so at
-    ``up = 0`` the sum is the core's output, bit for bit. Can be differentiated twice: every step of
-    ``backward`` has a derivative of its own.
+    Saves x once and two thin tensors; no full-size tensor but y and the gradient of x is allocated.
+    At ``up = 0`` the sum is the core's output, bit for bit. Can be differentiated twice: every step
+    of ``backward`` has a derivative of its own.
     """
 
     @staticmethod
@@ -38,36 +37,59 @@ class _FusedLinear(torch.autograd.Function):
         activation: str | None,
     ) -> torch.Tensor:
         """The sum, (..., O) for x of (..., I)."""
-        # First the thin product: what the core makes is then still in the cache when it is added to
         pre_MD = F.linear(x, down).view(-1, down.shape[0])
         h_MD = find_activation(activation).forward(pre_MD)
-        y = F.linear(x, weight, bias)
-        _add_product(y.view(-1, y.shape[-1]), h_MD, up.t())
-        ctx.save_for_backward(x, weight, down, up, pre_MD)
+        y = _sum_of_products(x, weight, bias, h_MD, up)
+        ctx.save_for_backward(x, weight, down, up, pre_MD, h_MD)
         ctx.activation = activation
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of x, weight, bias, down and up, where they are asked for."""
-        x, weight, down, up, pre_MD = ctx.saved_tensors
+        x, weight, down, up, pre_MD, h_MD = ctx.saved_tensors
         need_x, need_weight, need_bias, need_down, need_up, _ = ctx.needs_input_grad
         activation = find_activation(ctx.activation)
         g_MO, x_MI = grads[0].reshape(-1, up.shape[0]), x.view(-1, x.shape[-1])
         if torch.is_grad_enabled():
             # For a second derivative: what was saved does not know that it came from x and down.
             pre_MD = F.linear(x_MI, down)
-        # autograd would compute g.t() @ h, which takes MKL up to twice as long.
-        grad_up = (activation.forward(pre_MD).t() @ g_MO).t() if need_up else None
+            h_MD = activation.forward(pre_MD)
         grad_MD = activation.backward(g_MO @ up, pre_MD)
+        # autograd would compute g.t() @ h, which takes MKL up to twice as long.
+        grad_up = (h_MD.t() @ g_MO).t() if need_up else None
         return (
-            _add_product(g_MO @ weight, grad_MD, down).view_as(x) if need_x else None,
+            _add_product(grad_MD @ down, g_MO, weight).view_as(x) if need_x else None,
             g_MO.t() @ x_MI if need_weight else None,
             g_MO.sum(0) if need_bias else None,
             grad_MD.t() @ x_MI if need_down else None,
             grad_up,
             None,
         )
+
+
+def _sum_of_products(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    h_MD: torch.Tensor,
+    up: torch.Tensor,
+) -> torch.Tensor:
+    """``linear(x, weight, bias) + linear(h, up)``; where ``up`` is 0, the first, bit for bit.
+
+    On a CPU the thin product comes first, with the bias as one more of its columns: it then writes
+    y where F.linear would copy the bias to, and the core's product adds to that, as it would to the
+    copy. After the core, it would pass over y once more.
+    """
+    if x.device.type != "cpu":
+        y = F.linear(x, weight, bias)
+        _add_product(y.view(-1, y.shape[-1]), h_MD, up.t())
+        return y
+    if bias is not None:
+        h_MD = F.pad(h_MD, (0, 1), value=1.0)
+        up = torch.cat((up, bias[:, None]), dim=1)
+    y_MO = _add_product(F.linear(h_MD, up), x.view(-1, x.shape[-1]), weight.t())
+    return y_MO.view(*x.shape[:-1], -1)
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -110,6 +110,21 @@ def test_a_fresh_adapter_leaves_the_core_bit_for_bit(shape: tuple[int, ...]) -> 
         assert torch.equal(module(x), module.core(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(192, 768), (768, 192), (1536, 384), (2048, 8192)])
+def test_so_it_does_at_sizes_that_products_are_cut_for(
+    sizes: tuple[int, int], dtype: torch.dtype
+) -> None:
+    for bias in (False, True):
+        core = nn.Linear(*sizes, bias=bias, dtype=dtype)
+        adapter = BottleneckAdapter(core, 16, "gelu").to_empty(device="cpu")
+        nn.init.normal_(adapter.down.weight)
+        nn.init.zeros_(adapter.up.weight)
+        module, x = AdjustedLinear(core, adapter, None), torch.randn(197, sizes[0], dtype=dtype)
+        assert fuses(module, x)
+        assert torch.equal(module(x), core(x))
+
+
 def test_autocast_computes_what_it_computes_for_the_definition() -> None:
     module, x = adjusted(core_trains=True), inputs()
     with torch.autocast("cpu", torch.bfloat16):
@@ -228,13 +243,15 @@ def test_other_inputs_get_the_definition() -> None:
     assert torch.equal(gated(inputs()), expected)
 
 
-def test_the_work_is_counted_as_for_the_definition() -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_work_is_counted_as_for_the_definition(bias: bool) -> None:
     totals = []
     for run in (call, plain):
         with FlopCounterMode(display=False) as counter:
-            run(adjusted(core_trains=True), inputs()).sum().backward()
+            run(adjusted(core_trains=True, bias=bias), inputs()).sum().backward()
         totals.append(counter.get_total_flops())
-    assert totals[0] == totals[1]
+    # The bias is one more column of the thin product.
+    assert totals[0] == totals[1] + 2 * B * N * OUT * bias
 
 
 def saved_bytes(module: nn.Module, x: torch.Tensor) -> int:
@@ -262,9 +279,9 @@ def test_a_frozen_mlp_saves_what_the_arithmetic_needs(adapter: dict[str, Any]) -
     mlp, tokens, width = model.blocks[2].mlp, 2 * 17, 32
     x = torch.randn(2, 17, width, requires_grad=True)
     # The activation between the Linears keeps its input. The adapters keep what they multiply:
-    # their inputs, once, and what enters their own activation.
+    # their inputs, once, and what enters and leaves their own activation.
     gelu = tokens * 4 * width
-    adapters = tokens * (width + 4 * width) + tokens * 2 * 4
+    adapters = tokens * (width + 4 * width) + tokens * 2 * 4 * 2
     expected = gelu if adapter.get("type") == "none" else gelu + adapters
     assert saved_bytes(mlp, x) == 4 * expected
     model(tiny_case("vit").inputs["x"]).sum().backward()
