@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_SHARD_BYTES: Final = 5_000_000_000
+_SWITCH_SECONDS: Final = 0.0001
 
 
 class ByteSource(Protocol):
@@ -93,7 +95,9 @@ class Cancelled(Exception):
 class BackgroundWriter:
     """Writes files in threads, while the main thread imports a library and plans the surgery.
 
-    Hashing and file access release the interpreter lock, so two threads keep two cores busy.
+    Hashing and file access release the interpreter lock, so two threads keep two cores busy. They
+    need it for microseconds between two chunks, but a thread that imports hands it over only when
+    Python's switch interval of 5 ms is over; so that is shortened while the files are written.
     """
 
     def __init__(self, folder: Path, role: Role, files: list[TensorFile]) -> None:
@@ -105,9 +109,12 @@ class BackgroundWriter:
         }
 
     def __enter__(self) -> "BackgroundWriter":
+        self._switch_interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.setswitchinterval(self._switch_interval)
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 

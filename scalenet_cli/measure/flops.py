@@ -1,7 +1,7 @@
 """Work per instance and in total, counted by PyTorch on tensors without data."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -23,27 +23,29 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
 
     FlopCounterMode's total is right for tied models, but it names modules by their first path, so
     it books all instances on one. Instances are told apart here by what the total is before and
-    after each block runs.
+    after each block runs. Instances of one source block with tensors of equal shapes do equal work:
+    the first of them runs, and the others answer what it answered.
 
     Raises:
         OptionError: the model cannot run at this input size.
     """
     counter = FlopCounterMode(display=False)
-    spent: dict[str, int] = {}
-    hooks = []
-    for stage, slot in layout:
-        path = f"{stage.path}.{slot.position}"
-        hooks += _watch(model.get_submodule(path), path, counter, spent)
-    try:
+    kinds: dict[tuple[object, ...], _CountedOnce] = {}
+    of_instance: list[_CountedOnce] = []
+    with ExitStack() as stack:
+        for stage, slot in layout:
+            block = model.get_submodule(f"{stage.path}.{slot.position}")
+            kind = (stage.path, slot.source, *_structure(block))
+            of_instance.append(kinds.setdefault(kind, _CountedOnce(counter)))
+            stack.enter_context(of_instance[-1].instead_of(block))
         with torch.no_grad(), _imagining(size):
             inputs = family.example_inputs(model, size, "cpu")
             tensors = _without_data(model)
             with counter:
                 functional_call(model, tensors, kwargs=inputs, tie_weights=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return _report(layout, spent, counter.get_total_flops(), size, "input_ids" in inputs)
+    outside = counter.get_total_flops() - sum(count.flops for count in kinds.values())
+    spent = [count.flops for count in of_instance]
+    return _report(layout, spent, outside, size, "input_ids" in inputs)
 
 
 def count_pass(
@@ -111,36 +113,59 @@ def _without_data(model: nn.Module, *, training: bool = False) -> dict[str, torc
     return named
 
 
-def _watch(
-    block: nn.Module, path: str, counter: FlopCounterMode, spent: dict[str, int]
-) -> list[Any]:
-    def before(*_: object) -> None:
-        spent[path] = -counter.get_total_flops()
+class _CountedOnce:
+    """Runs one of several blocks that do equal work, and notes what it costs."""
 
-    def after(*_: object) -> None:
-        spent[path] += counter.get_total_flops()
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self._counter = counter
+        self._answer: Any = None
+        self.flops = 0
 
-    started: Callable[..., None] = before
-    ended: Callable[..., None] = after
-    return [block.register_forward_pre_hook(started), block.register_forward_hook(ended)]
+    @contextmanager
+    def instead_of(self, block: nn.Module) -> Iterator[None]:
+        """Inside, the block answers what the first of its kind to be called answered."""
+        forward, own = block.forward, vars(block).get("forward")
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            if self._answer is None:
+                before = self._counter.get_total_flops()
+                self._answer = forward(*args, **kwargs)
+                self.flops = self._counter.get_total_flops() - before
+            return self._answer
+
+        block.forward = once
+        try:
+            yield
+        finally:
+            del block.forward
+            if own is not None:
+                block.forward = own
 
 
-def _report(
-    layout: Layout, spent: dict[str, int], total: int, size: int, tokens: bool
-) -> FlopReport:
+def _structure(block: nn.Module) -> Iterator[object]:
+    """The types of a block's modules and the shapes of its tensors."""
+    for name, module in block.named_modules():
+        yield name, type(module)
+    for name, tensor in block.named_parameters():
+        yield name, tensor.shape
+
+
+def _report(layout: Layout, spent: list[int], outside: int, size: int, tokens: bool) -> FlopReport:
+    places = [
+        (index, slot) for index, stage in enumerate(layout.stages) for slot in stage.instances
+    ]
     rows = tuple(
         InstanceFlops(
             stage=index,
             position=slot.position,
             source=slot.source,
             ordinal=slot.ordinal,
-            macs=spent[f"{stage.path}.{slot.position}"] // 2,
-            flops=spent[f"{stage.path}.{slot.position}"],
+            macs=flops // 2,
+            flops=flops,
         )
-        for index, stage in enumerate(layout.stages)
-        for slot in stage.instances
+        for (index, slot), flops in zip(places, spent, strict=True)
     )
-    outside = total - sum(row.flops for row in rows)
+    total = outside + sum(spent)
     return FlopReport(
         input_size=size,
         unit="tokens" if tokens else "pixels",
