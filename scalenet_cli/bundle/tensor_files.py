@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 MAX_SHARD_BYTES: Final = 5_000_000_000
-_SWITCH_SECONDS: Final = 0.0001
 
 
 class ByteSource(Protocol):
@@ -90,37 +87,6 @@ def _name(stem: str, index: int, total: int) -> str:
 
 class Cancelled(Exception):
     """Another part of the work failed, so this file is not finished."""
-
-
-class BackgroundWriter:
-    """Writes files in threads, while the main thread imports a library and plans the surgery.
-
-    Hashing and file access release the interpreter lock, so two threads keep two cores busy. They
-    need it for microseconds between two chunks, but a thread that imports hands it over only when
-    Python's switch interval of 5 ms is over; so that is shortened while the files are written.
-    """
-
-    def __init__(self, folder: Path, role: Role, files: list[TensorFile]) -> None:
-        self._stop = Event()
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="write")
-        self._futures: dict[str, Future[FileEntry]] = {
-            file.name: self._pool.submit(write_file, folder, role, file, self._stop)
-            for file in files
-        }
-
-    def __enter__(self) -> "BackgroundWriter":
-        self._switch_interval = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_SECONDS)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setswitchinterval(self._switch_interval)
-        self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def entries(self) -> dict[str, FileEntry]:
-        """Waits for all files; the first failure is raised here."""
-        return {name: future.result() for name, future in self._futures.items()}
 
 
 def write_file(folder: Path, role: Role, file: TensorFile, stop: Event | None = None) -> FileEntry:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalenet_cli import __version__
+from scalenet_cli.bundle.background import background_writer
 from scalenet_cli.bundle.manifest import (
     FORMAT,
     FileEntry,
@@ -18,7 +19,7 @@ from scalenet_cli.bundle.manifest import (
 from scalenet_cli.bundle.read import is_bundle
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
 from scalenet_cli.bundle.staging import check_output, check_space, staged_folder
-from scalenet_cli.bundle.tensor_files import BackgroundWriter, base_files, new_files, write_file
+from scalenet_cli.bundle.tensor_files import base_files, new_files, write_file
 from scalenet_cli.bundle.write import carry_files, write_manifest, write_text
 from scalenet_cli.commands.card import model_card
 from scalenet_cli.commands.options import SourceOptions
@@ -61,7 +62,8 @@ def expand_checkpoint(
 ) -> ExpandReport:
     """Writes a bundle, whole or not at all.
 
-    The base's bytes are copied by threads while the surgery is planned on a model without weights.
+    The base's bytes are copied in the background, while the surgery is planned on a model without
+    weights.
 
     Raises:
         ScalenetError: the plan, the checkpoint or the output cannot be used; nothing is written.
@@ -121,8 +123,8 @@ def _write(
     output: Path,
 ) -> ExpandReport:
     """Fills the folder; the manifest comes last."""
-    with BackgroundWriter(folder, "base", base_files(source)) as writer, _no_collections():
-        # Imported only now that threads are copying: torch takes a second or more. numpy comes
+    with background_writer(folder, "base", base_files(source)) as writer, _no_collections():
+        # Imported only now that the base is being copied: torch takes a second or more. numpy comes
         # first, because torch swallows a Ctrl-C that arrives while it imports numpy.
         import numpy  # noqa: F401
 

@@ -23,7 +23,7 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
 
     FlopCounterMode's total is right for tied models, but it names modules by their first path, so
     it books all instances on one. Instances are told apart here by what the total is before and
-    after each block runs. Instances of one source block with tensors of equal shapes do equal work:
+    after each block runs. Blocks of one stage with equal modules and equal shapes do equal work:
     the first of them runs, and the others answer what it answered.
 
     Raises:
@@ -35,7 +35,7 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
     with ExitStack() as stack:
         for stage, slot in layout:
             block = model.get_submodule(f"{stage.path}.{slot.position}")
-            kind = (stage.path, slot.source, *_structure(block))
+            kind = (stage.path, *_structure(block))
             of_instance.append(kinds.setdefault(kind, _CountedOnce(counter)))
             stack.enter_context(of_instance[-1].instead_of(block))
         with torch.no_grad(), _imagining(size):
