@@ -157,6 +157,44 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert error == b""
 
 
+EXIT = """
+import atexit, sys
+from scalenet_cli.cli import app as cli
+
+inner = cli.app
+
+def app():
+    atexit.register(print, "a library's own")
+    sys.stdout.write("not flushed, ")
+    inner()
+
+cli.app = app
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("argument", "status"), [("recipes", 0), ("no-such-command", 2)])
+def test_the_process_ends_after_what_libraries_registered(argument: str, status: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", EXIT, argument], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == status
+    assert ended.stdout.startswith("not flushed, ")
+    assert ended.stdout.endswith("a library's own\n")
+
+
+def test_a_fork_may_end_as_a_program_does() -> None:
+    code = (
+        "import os, sys; from scalenet_cli.cli import app as cli\n"
+        "def app():\n"
+        "    child = os.fork()\n"
+        "    sys.exit(7 if child == 0 else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "cli.app = app\n"
+        "cli.main()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 7
+
+
 def test_the_version(run: Run) -> None:
     import scalenet_cli
 
