@@ -1,6 +1,6 @@
 """``python -m scalenet_cli``."""
 
-from scalenet_cli.cli.app import main
+from scalenet_cli.cli.app import script
 
 if __name__ == "__main__":
-    main()
+    script()

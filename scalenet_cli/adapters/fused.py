@@ -89,7 +89,7 @@ def _sum_of_products(
         h_MD = F.pad(h_MD, (0, 1), value=1.0)
         up = torch.cat((up, bias[:, None]), dim=1)
     y_MO = _add_product(F.linear(h_MD, up), x.view(-1, x.shape[-1]), weight.t())
-    return y_MO.view(*x.shape[:-1], -1)
+    return y_MO.view(*x.shape[:-1], y_MO.shape[-1])
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

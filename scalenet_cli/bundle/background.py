@@ -22,6 +22,11 @@ _MAX_WRITERS: Final = 4
 _WORTH_A_PROCESS_BYTES: Final = 100_000_000
 _SWITCH_SECONDS: Final = 0.00003
 _PR_SET_PDEATHSIG: Final = 1
+_REQUESTS: Final = {
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")  # no SIGHUP on Windows
+    if name in signal.Signals.__members__
+}
 
 
 class BackgroundWriter(Protocol):
@@ -52,6 +57,7 @@ def background_writer(folder: Path, role: Role, files: Sequence[TensorFile]) -> 
         sys.platform == "linux"
         and "torch" not in sys.modules
         and threading.active_count() == 1
+        and not multiprocessing.current_process().daemon  # which may have no children
         and all(isinstance(tensor, FileTensor) for tensor in tensors)
         and sum(tensor.spec.num_bytes for tensor in tensors) >= _WORTH_A_PROCESS_BYTES
     ):
@@ -105,7 +111,13 @@ class _WritingProcesses:
                 arguments = (os.getpid(), answer, self._folder, self._role, share)
                 process = fork.Process(target=_write_share, args=arguments, daemon=True)
                 self._workers.append((process, found))
-                process.start()
+                # Python would obey a signal between the fork and its note of the worker's number,
+                # and a worker would unwind the parent's stack.
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+                try:
+                    process.start()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 # The worker alone may hold this end, so that its end is noticed.
                 answer.close()
         except BaseException:
@@ -114,10 +126,12 @@ class _WritingProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process, found in self._workers:
-            if process.pid is not None:
-                process.kill()
-                process.join()
+        started = [process for process, found in self._workers if process.pid is not None]
+        for process in started:
+            process.kill()
+        for process in started:
+            process.join()
+        for _process, found in self._workers:
             found.close()
 
     def entries(self) -> Mapping[str, FileEntry]:
@@ -126,7 +140,7 @@ class _WritingProcesses:
         for _, found in self._workers:
             try:
                 result = found.recv()
-            except EOFError:
+            except (EOFError, OSError):
                 raise SystemFailure(
                     "a process that copies the checkpoint was ended from outside",
                     where=str(self._folder),
@@ -155,12 +169,14 @@ def _write_share(
     """The whole life of a worker; answers with the files' entries, or with what went wrong."""
     # Ctrl-C reaches all processes of a terminal; the parent decides what becomes of this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for request in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(request, signal.SIG_DFL)
+    for request in _REQUESTS - {signal.SIGINT}:
+        if callable(signal.getsignal(request)):  # nohup has SIGHUP ignored, and so it stays
+            signal.signal(request, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
     if os.getppid() != parent:  # killed before the line above
         return
     try:
         answer.send({file.name: write_file(folder, role, file) for file in files})
-    except (ScalenetError, OSError) as error:
+    except (ScalenetError, OSError, MemoryError) as error:
         answer.send(error)

@@ -124,23 +124,31 @@ class _QuickEnd:
     def __call__(self) -> None:
         if os.getpid() != self._process:  # a fork that ends as a Python program does
             return
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
+        try:
+            for stream in (sys.stdout, sys.stderr):
                 stream.flush()
+        except (OSError, ValueError):
+            return  # Python reports it
         os._exit(self.status)
 
 
-def main() -> None:
-    """The console script: ends the process."""
-    for name in ("SIGTERM", "SIGHUP"):  # no SIGHUP on Windows
-        if name in signal.Signals.__members__:
-            signal.signal(signal.Signals[name], _stop)
+def script() -> None:
+    """The console script: ``main``, and a quick end."""
     end = _QuickEnd()
     try:
-        app()
+        main()
     except SystemExit as leaving:
         end.status = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
         raise
+
+
+def main() -> None:
+    """The command line, from ``sys.argv`` to SystemExit."""
+    for name in ("SIGTERM", "SIGHUP"):  # no SIGHUP on Windows
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], _stop)
+    try:
+        app()
     finally:
         # torchrun ends ranks that are ending already: raised at exit it would be a traceback.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -30,6 +30,7 @@ from scalenet_cli.errors import ScalenetError
 from scalenet_cli.families.sources.tensors import FileTensor, TensorSpec
 
 background._WORTH_A_PROCESS_BYTES = int(sys.argv[3])
+os.cpu_count = lambda: 4
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 files = []
 for path in sorted(source.iterdir()):
@@ -88,9 +89,13 @@ def test_processes_and_threads_write_the_same(source: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "unsafe",
-    ["import torch", "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"],
+    [
+        "import torch",
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        "import multiprocessing; multiprocessing.current_process()._config['daemon'] = True",
+    ],
 )
-def test_a_process_with_threads_is_not_forked(source: Path, tmp_path: Path, unsafe: str) -> None:
+def test_where_a_fork_is_not_safe_there_is_none(source: Path, tmp_path: Path, unsafe: str) -> None:
     kind, _ = run(f"{unsafe}\n{COPY}", source, tmp_path / "out", 0)
     assert kind == "_WritingThreads"
 
@@ -149,6 +154,30 @@ def test_leaving_the_block_ends_the_workers(source: Path, tmp_path: Path) -> Non
     )
     inside, after = run(body, source, tmp_path / "out", 0)
     assert (inside > 0, after) == (True, 0)
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_in_a_fork_leaves_no_worker(source: Path, tmp_path: Path, number: str) -> None:
+    body = KILLED + (
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+        "fork, forks = os.fork, []\n"
+        "def interrupted():\n"
+        "    pid = fork()\n"
+        "    forks.append(pid)\n"
+        "    if len(forks) == 2:\n"
+        f"        os.kill(os.getpid(), signal.{number})  # in both processes\n"
+        "        time.sleep(0.2)\n"
+        "    return pid\n"
+        "os.fork = interrupted\n"
+        "try:\n"
+        "    with background.background_writer(out, 'base', files * 2) as writer:\n"
+        "        pass\n"
+        "    found = 'nothing'\n"
+        "except KeyboardInterrupt:\n"
+        "    found = 'interrupted'\n"
+        "print(json.dumps([found, len(forks), children()]))\n"
+    )
+    assert run(body, source, tmp_path / "out", 0) == ["interrupted", 2, []]
 
 
 def test_workers_end_with_a_parent_that_is_killed(source: Path, tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ def app():
     inner()
 
 cli.app = app
-cli.main()
+assert "multiprocessing.util" not in sys.modules  # what ends workers is registered later
+cli.script()
 """
 
 
@@ -183,6 +184,19 @@ def test_the_process_ends_after_what_libraries_registered(argument: str, status:
     assert ended.stdout.endswith("a library's own\n")
 
 
+def test_output_that_cannot_be_written_at_the_end_is_no_success() -> None:
+    code = (
+        "import sys; from scalenet_cli.cli import app as cli\n"
+        "def app():\n"
+        "    sys.stdout.write('a library wrote this')\n"
+        "    sys.exit(0)\n"
+        "cli.app = app\n"
+        "cli.script()\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run([sys.executable, "-c", code], stdout=full, timeout=60).returncode
+
+
 def test_a_fork_may_end_as_a_program_does() -> None:
     code = (
         "import os, sys; from scalenet_cli.cli import app as cli\n"
@@ -190,7 +204,7 @@ def test_a_fork_may_end_as_a_program_does() -> None:
         "    child = os.fork()\n"
         "    sys.exit(7 if child == 0 else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
         "cli.app = app\n"
-        "cli.main()\n"
+        "cli.script()\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 7
 

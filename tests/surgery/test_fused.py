@@ -161,6 +161,13 @@ def test_gradients_that_are_views_or_expanded() -> None:
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_of_nothing() -> None:
+    module = adjusted(core_trains=True)
+    for shape in ((0,), (0, N), (B, 0)):
+        assert fuses(module, inputs(*shape))
+        assert_same(call, module, inputs(*shape), 0)
+
+
 def test_checkpointing_and_compiling() -> None:
     def again(module: AdjustedLinear, x: torch.Tensor) -> torch.Tensor:
         return checkpoint(module, x, use_reentrant=False)
