@@ -73,16 +73,22 @@ class _WritingThreads:
     """
 
     def __init__(self, folder: Path, role: Role, files: Sequence[TensorFile]) -> None:
+        self._folder, self._role, self._files = folder, role, files
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(_MAX_WRITERS, thread_name_prefix="write")
-        self._futures: dict[str, Future[FileEntry]] = {
-            file.name: self._pool.submit(write_file, folder, role, file, self._stop)
-            for file in files
-        }
+        self._futures: dict[str, Future[FileEntry]] = {}
+        self._switch_interval = sys.getswitchinterval()
 
     def __enter__(self) -> "_WritingThreads":
-        self._switch_interval = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_SECONDS)
+        try:
+            sys.setswitchinterval(_SWITCH_SECONDS)
+            for file in self._files:
+                self._futures[file.name] = self._pool.submit(
+                    write_file, self._folder, self._role, file, self._stop
+                )
+        except BaseException:  # a signal: the folder is removed next, and nobody may write into it
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -102,12 +103,11 @@ def staged_folder(output: Path, *, force: bool, foreign: bool = False) -> Iterat
     """
     check_output(output, force=force, foreign=foreign)
     parent = _parent(output)
-    staging: Path | None = None
+    # Named before it is made: a signal may arrive right after that.
+    staging = parent / f".{output.name}.{secrets.token_hex(8)}.partial"
     try:
         with stop_requests() as requests:
-            staging = Path(
-                tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=parent)
-            )
+            staging.mkdir(mode=0o700)
             yield staging
             check_output(
                 output, force=force, foreign=foreign
@@ -121,8 +121,7 @@ def staged_folder(output: Path, *, force: bool, foreign: bool = False) -> Iterat
             hint="nothing was left behind; make room or fix permissions, then run it again",
         ) from None
     finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def fsync_path(path: Path) -> None:

@@ -72,3 +72,28 @@ def stop_requests() -> Iterator[StopRequests]:
         raise
     finally:
         requests.remove()
+
+
+@contextmanager
+def requests_wait() -> Iterator[None]:
+    """Inside, a request to stop is noted, and obeyed at the end.
+
+    For imports of native libraries: torch aborts the process where its initialisation meets an
+    exception.
+    """
+    noted: list[tuple[int, FrameType | None]] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in _SIGNALS:
+            number = signal.Signals.__members__.get(name)
+            if number is not None and callable(signal.getsignal(number)):
+                handlers[number] = signal.getsignal(number)
+                signal.signal(number, lambda number, frame: noted.append((number, frame)))
+    try:
+        yield
+    finally:
+        for known, handler in handlers.items():
+            signal.signal(known, handler)
+        if noted:
+            first, frame = noted[0]
+            handlers[first](first, frame)

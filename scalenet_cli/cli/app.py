@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from scalenet_cli.bundle.stopping import stop_requests
 from scalenet_cli.cli import (
     bench,
     check,
@@ -148,7 +149,10 @@ def main() -> None:
         if name in signal.Signals.__members__:
             signal.signal(signal.Signals[name], _stop)
     try:
-        app()
+        with stop_requests():  # also while the command's own modules are imported
+            app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
     finally:
         # torchrun ends ranks that are ending already: raised at exit it would be a traceback.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -19,6 +19,7 @@ from scalenet_cli.bundle.manifest import (
 from scalenet_cli.bundle.read import is_bundle
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
 from scalenet_cli.bundle.staging import check_output, check_space, staged_folder
+from scalenet_cli.bundle.stopping import requests_wait
 from scalenet_cli.bundle.tensor_files import base_files, new_files, write_file
 from scalenet_cli.bundle.write import carry_files, write_manifest, write_text
 from scalenet_cli.commands.card import model_card
@@ -125,10 +126,11 @@ def _write(
     """Fills the folder; the manifest comes last."""
     with background_writer(folder, "base", base_files(source)) as writer, _no_collections():
         # Imported only now that the base is being copied: torch takes a second or more. numpy comes
-        # first, because torch swallows a Ctrl-C that arrives while it imports numpy.
-        import numpy  # noqa: F401
+        # first, because torch goes on without it when importing it fails.
+        with requests_wait():
+            import numpy  # noqa: F401
 
-        from scalenet_cli.commands.planning import owned_tensors, plan_surgery
+            from scalenet_cli.commands.planning import owned_tensors, plan_surgery
 
         planned = plan_surgery(source, document, options, checkpoint)
         report = _report(planned, source, output, written=True)

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import pytest
 
-from scalenet_cli.bundle.stopping import stop_requests
+from scalenet_cli.bundle.stopping import requests_wait, stop_requests
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +36,17 @@ def test_a_request_that_became_an_error_is_a_request() -> None:
 def test_an_error_without_a_request_stays() -> None:
     with pytest.raises(RuntimeError, match="of its own"), stop_requests():
         raise RuntimeError("of its own")
+
+
+def test_a_request_waits_for_the_end_of_the_block() -> None:
+    done = []
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as raised, requests_wait():
+        signal.raise_signal(signal.SIGTERM)
+        done.append("imported")
+    assert raised.value.code == 128 + signal.SIGTERM
+    assert done == ["imported"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    with requests_wait():
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before
