@@ -145,9 +145,11 @@ def script() -> None:
 
 def main() -> None:
     """The command line, from ``sys.argv`` to SystemExit."""
-    for name in ("SIGTERM", "SIGHUP"):  # no SIGHUP on Windows
-        if name in signal.Signals.__members__:
-            signal.signal(signal.Signals[name], _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    # Windows has no SIGHUP; nohup has it ignored, and so it stays.
+    hang_up = signal.Signals.__members__.get("SIGHUP")
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        signal.signal(hang_up, _stop)
     try:
         with stop_requests():  # also while the command's own modules are imported
             app()

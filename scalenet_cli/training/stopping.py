@@ -17,9 +17,10 @@ class Stopper:
 
     def __enter__(self) -> "Stopper":
         for name in _SIGNALS:
-            if name in signal.Signals.__members__:
-                number = signal.Signals[name]
-                self._previous[number] = signal.signal(number, self._notice)
+            number = signal.Signals.__members__.get(name)
+            if number is None or _nohup(number):
+                continue
+            self._previous[number] = signal.signal(number, self._notice)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -30,3 +31,11 @@ class Stopper:
         if number == signal.SIGINT and self.request is not None:
             raise KeyboardInterrupt("--resume goes on from the last checkpoint")
         self.request = signal.Signals(number).name
+
+
+def _nohup(number: signal.Signals) -> bool:
+    """Whether the terminal may hang up without ending the run.
+
+    Not so for SIGINT, which shells ignore for jobs in the background: asked for, it ends a run.
+    """
+    return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

@@ -64,6 +64,20 @@ def resume(server: Server, bundle: Path, data: Path, run: Path) -> Child:
     return child
 
 
+def command_under_nohup(bundle: Path, data: Path, run: Path) -> None:
+    """As nohup does: the signal is ignored before Python starts to listen."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    command(bundle, data, run, at=2, signals=(signal.SIGHUP,))
+
+
+def test_a_run_under_nohup_outlives_its_terminal(
+    server: Server, bundle: Path, data: Path, tmp_path: Path, whole: Path
+) -> None:
+    child = server.start(tmp_path / "log", command_under_nohup, bundle, data, tmp_path / "run")
+    assert child.wait() == 0, child.text()
+    assert metrics(tmp_path / "run") == metrics(whole)
+
+
 # In mid-epoch; where an evaluation and a checkpoint are due anyway.
 CASES = [slow(signal.SIGTERM, 2), slow(signal.SIGUSR1, 4), (signal.SIGINT, 5)]
 
