@@ -26,7 +26,7 @@ ScalenetError
 |   |-- NotARun, RunStateDamaged, LossNotFinite, RankLost, WorkerLost
 |   `-- RunExists, RunDiffers, DeviceUnavailable   exit 2
 |-- StoppedOnRequest    exit 5: a signal ended a run, whose state is saved
-|-- SystemFailure       exit 3: the operating system refused a file
+|-- SystemFailure       exit 3: the operating system refused something
 `-- ThresholdMissed     exit 4: --max-params, --max-macs
 """
 
@@ -475,7 +475,7 @@ class StoppedOnRequest(ScalenetError):
 
 
 class SystemFailure(ScalenetError):
-    """The operating system refused to read or write a file."""
+    """The operating system refused to read or write a file, or to start a process."""
 
     code = "system"
     exit_code = 3

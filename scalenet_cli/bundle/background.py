@@ -110,26 +110,36 @@ class _WritingProcesses:
         self._workers: list[tuple[BaseProcess, Connection]] = []
 
     def __enter__(self) -> "_WritingProcesses":
-        fork = multiprocessing.get_context("fork")
         try:
             for share in self._shares:
-                found, answer = fork.Pipe(duplex=False)
-                arguments = (os.getpid(), answer, self._folder, self._role, share)
-                process = fork.Process(target=_write_share, args=arguments, daemon=True)
-                self._workers.append((process, found))
-                # Python would obey a signal between the fork and its note of the worker's number,
-                # and a worker would unwind the parent's stack.
-                mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
-                try:
-                    process.start()
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                # The worker alone may hold this end, so that its end is noticed.
-                answer.close()
+                self._start(share)
+        except OSError as error:  # of a fork or a pipe: the files are the workers' business
+            self.__exit__()
+            raise SystemFailure(
+                f"no process can be started to copy the checkpoint: {error.strerror}",
+                where=str(self._folder),
+                hint="free memory, or raise the limits (ulimit -u, ulimit -n, a container's pids)",
+            ) from None
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _start(self, share: Sequence[TensorFile]) -> None:
+        fork = multiprocessing.get_context("fork")
+        found, answer = fork.Pipe(duplex=False)
+        arguments = (os.getpid(), answer, self._folder, self._role, share)
+        process = fork.Process(target=_write_share, args=arguments, daemon=True)
+        self._workers.append((process, found))
+        # Python would obey a signal between the fork and its note of the worker's number, and a
+        # worker would unwind the parent's stack.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # The worker alone may hold this end, so that its end is noticed.
+        answer.close()
 
     def __exit__(self, *_: object) -> None:
         started = [process for process, found in self._workers if process.pid is not None]

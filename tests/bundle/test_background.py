@@ -156,6 +156,27 @@ def test_leaving_the_block_ends_the_workers(source: Path, tmp_path: Path) -> Non
     assert (inside > 0, after) == (True, 0)
 
 
+def test_a_fork_that_the_system_refuses_is_told(source: Path, tmp_path: Path) -> None:
+    body = KILLED + (
+        "fork, forks = os.fork, []\n"
+        "def refused():\n"
+        "    if forks:\n"
+        "        raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
+        "    forks.append(fork())\n"
+        "    return forks[0]\n"
+        "os.fork = refused\n"
+        "try:\n"
+        "    with background.background_writer(out, 'base', files) as writer:\n"
+        "        pass\n"
+        "except ScalenetError as error:\n"
+        "    print(json.dumps([str(error), len(forks), children()]))\n"
+    )
+    text, forks, left = run(body, source, tmp_path / "out", 0)
+    assert "no process can be started" in text
+    assert "Resource temporarily unavailable" in text
+    assert (forks, left) == (1, [])
+
+
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_a_signal_in_a_fork_leaves_no_worker(source: Path, tmp_path: Path, number: str) -> None:
     body = KILLED + (
