@@ -18,7 +18,7 @@ class Spread(Report):
 class MemoryReport(Report):
     """Bytes of one variant; a tied tensor counts once."""
 
-    parameter_bytes: int = Field(description="stored parameters, in float32")
+    parameter_bytes: int = Field(description="parameters as they are held while the pass runs")
     buffer_bytes: int = Field(description="tensors of the model that are no parameters")
     gradient_bytes: int = Field(description="gradients of trained parameters; 0 for inference")
     optimizer_bytes: int = Field(description="state of AdamW; 0 for inference")

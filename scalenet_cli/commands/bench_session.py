@@ -37,7 +37,9 @@ from scalenet_cli.measure.throughput import (
 )
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.training.compiling import compile_blocks, compiling
+from scalenet_cli.training.devices import DTYPES
 from scalenet_cli.training.failures import explained
+from scalenet_cli.training.precision import set_types
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.bench import BenchOptions, Pass, Progress
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 # By kind of device; a sequence is much more work than an image.
 _IMAGES: Final = {"cpu": 8, "mps": 16, "cuda": 64}
 _SEQUENCES: Final = {"cpu": 1, "mps": 2, "cuda": 8}
-_DTYPES: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def _place(setup: Setup, variants: Sequence[Variant], batch_size: int, num_outpu
         batch_size=batch_size,
         num_outputs=num_outputs,
         device=setup.device,
-        autocast=_DTYPES[setup.how.precision],
+        autocast=DTYPES.get(setup.how.precision),
         channels_last=setup.how.channels_last,
     )
 
@@ -210,6 +211,7 @@ def _warm_up(
     for variant in variants:
         variant.model.train(name == "training")
         if name == "training":
+            set_types(variant.model, work.autocast)
             training = TrainingStep(variant.model, work)
             memory[variant.name] = training_memory(training, setup.device)
             steps[variant.name] = training

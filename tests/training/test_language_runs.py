@@ -216,6 +216,21 @@ def test_a_run_of_two_ranks_goes_on_in_one(
     assert_equal_runs(tmp_path / "one", run)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "llama_tied"])
+def test_shards_of_two_types_compute_what_copies_do(
+    server: Server, texts: Path, tmp_path: Path, name: str
+) -> None:
+    """Frozen weights are in bfloat16 there. Without adapters, which DDP fuses and FSDP2 does not,
+    so that they round otherwise; and not one process, whose whole batch rounds otherwise."""
+    bundle = write_language_bundle(tmp_path / "bundle", name, adapter={"type": "none"})
+    recipe = {**RECIPE, "precision": "bf16", "max_steps": 6, "train": ["norms"]}
+    for sharding in ("ddp", "fsdp"):
+        run = tmp_path / sharding
+        assert on_ranks(server, bundle, texts, run, recipe, 2, sharding) == [0, 0]
+    assert_equal_runs(tmp_path / "ddp", tmp_path / "fsdp")
+
+
 def test_a_file_alone_is_split(decoder: Path, tmp_path: Path) -> None:
     data = write_records(tmp_path / "all.jsonl", instructions(40))
     told: list[str] = []
