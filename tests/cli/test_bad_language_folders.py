@@ -167,9 +167,16 @@ def _no_object(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"model": []}')
 
 
+def _named_templates(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": WORDS}}))
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (_named_templates, "only the default chat template comes along"),
         (_nothing, "the folder has no tokenizer, so the bundle has none"),
         (_too_many_words, "ids up to 64, but the embedding has 64 rows"),
         (_added_tokens, "ids up to 64, but the embedding has 64 rows"),

@@ -37,6 +37,11 @@ def tokenizer_notes(folder: Path, num_embeddings: int | None) -> tuple[str, ...]
             "tokenizer.model has no tokenizer_config.json beside it: scalenet reads it as Llama's, "
             "but transformers' AutoTokenizer guesses another kind, which splits texts otherwise"
         )
+    if (folder / "additional_chat_templates").is_dir():
+        notes.append(
+            "only the default chat template comes along, not those in additional_chat_templates: "
+            "copy the folder into the bundle if you need it"
+        )
     return tuple(notes)
 
 
