@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalenet_cli.commands.evaluate_language import (
@@ -17,10 +16,10 @@ from scalenet_cli.commands.joining import joined
 from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.language.choices import is_question, measure_choices, read_question
-from scalenet_cli.language.corpus import limited
+from scalenet_cli.language.corpus import evaluation_records
 from scalenet_cli.language.harness import check_tasks, run_tasks
 from scalenet_cli.language.perplexity import choose_windows, measure_perplexity
-from scalenet_cli.language.records import HUB, Record, is_text_data, read_records, text_of
+from scalenet_cli.language.records import HUB, Record, text_of
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.failures import explained
@@ -90,15 +89,7 @@ def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:
 
 def _read(place: str, work: "LanguageEvaluation") -> Data:
     how = work.how
-    if Path(place).exists() and not is_text_data(place):
-        raise OptionError(
-            f"a language model does not classify images, and {place} has no records",
-            where=work.target,
-            hint="--data takes records of text or questions: .jsonl, .json, .txt, .parquet",
-        )
-    if how.split is not None and Path(place).is_file():
-        raise OptionError(f"--split {how.split} is for folders: {place} is a file")
-    records = limited(read_records(place, how.split or "validation"), how.limit)
+    records = evaluation_records(place, how.split, how.limit, target=work.target)
     questions = is_question(records[0])
     for record in records:
         if questions:

@@ -1,7 +1,7 @@
 """The records of a run as token sequences: which are for training, which for validation."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 from scalenet_cli.errors import DataNotFound, OptionError
 from scalenet_cli.language.examples import ExampleMaker, is_plain
-from scalenet_cli.language.records import Record, has_splits, read_records, text_of
+from scalenet_cli.language.records import Record, has_splits, is_text_data, read_records, text_of
 from scalenet_cli.language.sequences import Sequences, tokenize
 from scalenet_cli.language.tokenizers import check_vocabulary, load_tokenizer
 from scalenet_cli.plan.training import LanguageRecipe
@@ -75,8 +75,8 @@ def longest(wanted: int | None, context: int, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Splits:
-    train: list[Record]
-    val: list[Record]
+    train: Sequence[Record]
+    val: Sequence[Record]
     notes: tuple[str, ...] = ()
 
 
@@ -105,7 +105,7 @@ def _refuse_splits(data: DataOptions) -> None:
             raise OptionError(f"{option} {split} is for data with splits: {place} has none")
 
 
-def _validation(data: DataOptions) -> list[Record] | None:
+def _validation(data: DataOptions) -> Sequence[Record] | None:
     """The records for validation; None of data that have no such split."""
     if data.val_data is not None:
         return read_records(data.val_data, data.val_split)
@@ -119,7 +119,7 @@ def _validation(data: DataOptions) -> list[Record] | None:
         return None
 
 
-def hold_out(records: list[Record], share: float, where: str) -> _Splits:
+def hold_out(records: Sequence[Record], share: float, where: str) -> _Splits:
     """A share for validation: evenly spaced records, or the end of the only record's text.
 
     Raises:
@@ -167,14 +167,34 @@ def _halves(record: Record, text: str, cut: int) -> _Splits:
     return _Splits([train], [val], (f"{held} are held out for validation (val_share)",))
 
 
-def limited(records: list[Record], limit: int | None) -> list[Record]:
+def evaluation_records(
+    data: str, split: str | None, limit: int | None, *, target: str
+) -> Sequence[Record]:
+    """Evenly spaced records of one split, ``validation`` by default, to evaluate ``target`` on.
+
+    Raises:
+        OptionError: the data are images, or a split is named and they have none.
+    """
+    if Path(data).exists() and not is_text_data(data):
+        raise OptionError(
+            f"a language model does not classify images, and {data} has no records",
+            where=target,
+            hint="--data takes records of text or questions: .jsonl, .json, .txt, .parquet",
+        )
+    records = read_records(data, split or DataOptions(data).val_split)
+    if split is not None and not has_splits(data):
+        raise OptionError(f"--split {split} is for data with splits: {data} has none")
+    return limited(records, limit)
+
+
+def limited(records: Sequence[Record], limit: int | None) -> Sequence[Record]:
     """At most so many, evenly spaced."""
     if limit is None or limit >= len(records):
         return records
     return [records[at] for at in evenly_spaced(len(records), limit)]
 
 
-def _told(name: str, records: list[Record], found: Sequences, template: str) -> str:
+def _told(name: str, records: Sequence[Record], found: Sequences, template: str) -> str:
     """What became of the records of a split."""
     facts = [
         f"{len(records):,} records ({template} template) are {len(found):,} sequences of "

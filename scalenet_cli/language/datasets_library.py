@@ -1,9 +1,9 @@
 """Records through the library `datasets`: from the hub, and from folders that it wrote."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, final, overload
 
 from scalenet_cli.errors import DataNotFound, DataUnreadable, DownloadFailed, MissingExtra
 from scalenet_cli.language.records import HUB, Record
@@ -15,7 +15,7 @@ ALONE: Final = ("dataset_info.json", "state.json")
 SAVED: Final = (SEVERAL, ALONE[0])
 
 
-def read_from_hub(reference: str, split: str) -> list[Record]:
+def read_from_hub(reference: str, split: str) -> Sequence[Record]:
     """One split of ``hf:OWNER/NAME``, ``/CONFIG`` and ``@REVISION`` where they are given.
 
     Raises:
@@ -35,7 +35,7 @@ def read_from_hub(reference: str, split: str) -> list[Record]:
     return _records(_attempt(load, reference, download=True), split, reference)
 
 
-def read_from_folder(folder: Path, split: str) -> list[Record]:
+def read_from_folder(folder: Path, split: str) -> Sequence[Record]:
     """One split of a folder that `datasets` saved or understands.
 
     Raises:
@@ -84,7 +84,7 @@ def _attempt(load: Callable[[], Any], place: str, *, download: bool) -> Any:
         raise DataUnreadable(f"datasets cannot read it: {first}", where=place) from None
 
 
-def _records(loaded: Any, split: str, place: str) -> list[Record]:
+def _records(loaded: Any, split: str, place: str) -> Sequence[Record]:
     """The rows of a split; a data set that was saved alone has no splits, and is its own."""
     from datasets import DatasetDict
 
@@ -96,4 +96,32 @@ def _records(loaded: Any, split: str, place: str) -> list[Record]:
                 f"the data have no split {split}, but {', '.join(map(str, loaded))}", where=place
             )
         loaded, place = loaded[name], f"{place} {name}"
-    return [Record(dict(row), f"{place}[{at}]") for at, row in enumerate(loaded)]
+    return _Rows(loaded, place)
+
+
+@final
+class _Rows(Sequence[Record]):
+    """The rows of a table on disk, each made into a record when it is asked for."""
+
+    def __init__(self, table: Any, place: str) -> None:
+        self._table, self._place = table, place
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, at: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Record]: ...
+
+    def __getitem__(self, at: int | slice) -> Record | list[Record]:
+        positions = range(len(self))[at]
+        if isinstance(positions, range):
+            return [self[position] for position in positions]
+        return Record(dict(self._table[positions]), f"{self._place}[{positions}]")
+
+    def __iter__(self) -> Iterator[Record]:
+        # Not one by one through __getitem__: the library reads a thousand rows at a time.
+        for at, row in enumerate(self._table):
+            yield Record(dict(row), f"{self._place}[{at}]")

@@ -1,6 +1,6 @@
 """Records of text with a place for messages: JSON lines, JSON, text, Parquet, Hugging Face data."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,7 @@ class Record:
     place: str
 
 
-def read_records(data: str, split: str = "train") -> list[Record]:
+def read_records(data: str, split: str = "train") -> Sequence[Record]:
     """All records of a file, of one split of a folder, or of a Hugging Face data set.
 
     A file is ``.jsonl`` (an object per line, blank lines left out), ``.json`` (a list of objects,
@@ -46,7 +46,7 @@ def read_records(data: str, split: str = "train") -> list[Record]:
     if data.startswith(HUB):
         from scalenet_cli.language.datasets_library import read_from_hub
 
-        records = read_from_hub(data, split)
+        records: Sequence[Record] = read_from_hub(data, split)
     else:
         path = _existing(data)
         records = _folder(path, split) if path.is_dir() else list(_file(path))
@@ -138,7 +138,7 @@ def _is_alone(folder: Path) -> bool:
     return ALONE[0] in names and SEVERAL not in names and not files
 
 
-def _folder(folder: Path, split: str) -> list[Record]:
+def _folder(folder: Path, split: str) -> Sequence[Record]:
     """The file of a split below a folder, or what the library `datasets` finds there."""
     from scalenet_cli.language.datasets_library import SAVED, read_from_folder
 

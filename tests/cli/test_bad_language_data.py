@@ -143,7 +143,7 @@ def test_data_that_are_none(denied: Denied, tmp_path: Path) -> None:
     write_texts(words, ["", "the", ""])
     denied("data-unreadable", "none of 3 documents has two tokens", data=words)
     flags = ("--split", "train")
-    denied("option", "--split train is for folders", status=USAGE, flags=flags, data=words)
+    denied("option", "--split train is for data with splits", status=USAGE, flags=flags, data=words)
     folder = tmp_path / "folder"
     folder.mkdir()
     write_texts(folder / "train.jsonl")

@@ -262,7 +262,7 @@ def test_data_that_do_not_fit(denied: Denied, tmp_path: Path) -> None:
         ("vit", "pictures", ("--limit", 21, "--cka-tokens", 10**8), "lower --limit"),
         ("vit", "pictures", ("--input-size", 32), "--input-size"),
         ("llama", "texts", ("--max-length", 65), "made for 64 tokens"),
-        ("llama", "texts/train.jsonl", ("--split", "train"), "is a file"),
+        ("llama", "texts/train.jsonl", ("--split", "train"), "is for data with splits"),
     ],
 )
 def test_options_that_cannot_be(

@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaConfig
 
 from scalenet_cli.errors import DataNotFound, OptionError
-from scalenet_cli.language.corpus import Corpus, open_corpus
+from scalenet_cli.language.corpus import Corpus, evaluation_records, open_corpus
 from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.training.data import DataOptions
 from tests.language.test_chat import THINKING, TURNS
@@ -58,6 +58,10 @@ def test_splits_are_for_data_that_have_some(tmp_path: Path) -> None:
     for data, option in ((file, "train"), (file, "val"), (alone, "train"), (alone, "val")):
         with pytest.raises(OptionError, match=f"--{option}-split dev is for data with splits"):
             opened(tmp_path, data, **{f"{option}_split": "dev"})
+    for data in (file, alone):
+        with pytest.raises(OptionError, match="--split dev is for data with splits"):
+            evaluation_records(str(data), "dev", None, target="model")
+    assert len(evaluation_records(str(alone), None, 3, target="model")) == 3
     with pytest.raises(OptionError, match=rf"--val-split dev .*: {file} has none"):
         opened(tmp_path, folder, val_data=str(file), val_split="dev")
     with pytest.raises(DataNotFound, match=r"no dev\.jsonl"):

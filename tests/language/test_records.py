@@ -71,6 +71,10 @@ def test_folders_that_datasets_wrote(tmp_path: Path) -> None:
     datasets.DatasetDict({"validation": data}).save_to_disk(tmp_path / "splits")
     alone = read_records(str(tmp_path / "alone"))
     assert alone[1] == Record({"text": "b"}, f"{tmp_path / 'alone'}[1]")
+    assert list(alone) == [alone[0], alone[1]] == alone[:2]
+    assert alone[-1] == alone[1]
+    with pytest.raises(IndexError):
+        alone[2]
     splits = read_records(str(tmp_path / "splits"), "val")
     assert splits[0].place == f"{tmp_path / 'splits'} validation[0]"
     with pytest.raises(DataNotFound, match="no split train, but validation"):

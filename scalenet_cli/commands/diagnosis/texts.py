@@ -1,15 +1,12 @@
 """Language models and sequences of tokens for a diagnosis."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalenet_cli.commands.diagnosis.models import Subject, layout_of, require_room
 from scalenet_cli.commands.language_models import open_language_model
-from scalenet_cli.errors import OptionError
-from scalenet_cli.language.corpus import limited, longest
+from scalenet_cli.language.corpus import evaluation_records, longest
 from scalenet_cli.language.examples import ExampleMaker
-from scalenet_cli.language.records import Record, is_text_data, read_records
 from scalenet_cli.language.samples import IGNORED, TokenRows, collate_rows
 from scalenet_cli.language.sequences import Sequences, tokenize
 from scalenet_cli.measure.probe import Samples
@@ -30,7 +27,7 @@ def open_texts(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
         ScalenetError: the target or the data cannot be used.
     """
     how = work.how
-    records = _records(work, target)
+    records = evaluation_records(work.data, work.how.split, work.how.limit, target=target)
     opened = open_language_model(
         target, work.options_of(target), tokenizer=how.tokenizer, precision="fp32"
     )
@@ -61,19 +58,6 @@ def _told(found: Sequences) -> Iterator[str]:
         yield f"{found.num_cut:,} records were cut to --max-length"
     if found.num_dropped:
         yield f"{found.num_dropped:,} records have nothing to predict and were left out"
-
-
-def _records(work: "Diagnosis", target: str) -> Sequence[Record]:
-    data, split = work.data, work.how.split
-    if Path(data).exists() and not is_text_data(data):
-        raise OptionError(
-            f"a language model does not classify images, and {data} has no records",
-            where=target,
-            hint="--data takes records of text: .jsonl, .json, .txt, .parquet",
-        )
-    if split is not None and Path(data).is_file():
-        raise OptionError(f"--split {split} is for folders: {data} is a file")
-    return limited(read_records(data, split or "validation"), work.how.limit)
 
 
 def _batches(found: Sequences, chosen: Sequence[int], size: int) -> Iterator[Samples]:
