@@ -2,15 +2,22 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
 from scalenet_cli.bundle.manifest import FileEntry, Manifest
 from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.bundle.staging import foreign_files, fsync_path, staged_folder
 from scalenet_cli.bundle.tensor_files import new_files, write_file
-from scalenet_cli.bundle.write import write_manifest, write_text
+from scalenet_cli.bundle.write import (
+    carried_entry,
+    carry_files,
+    with_digest,
+    write_manifest,
+    write_text,
+)
 from scalenet_cli.families.sources.tensors import hold
 
 if TYPE_CHECKING:
@@ -47,13 +54,42 @@ def _keep(path: Path, target: Path) -> None:
         link_file(path, target)
 
 
-def copy_bundle(source: Bundle, output: Path) -> Bundle:
-    """The same bundle in another place, by links where possible."""
+@final
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a run begins with: a bundle's files, and some from ``outside``; the manifest has all."""
+
+    source: Bundle
+    manifest: Manifest
+    outside: Mapping[str, Path] = field(default_factory=dict)
+
+
+def start_with(source: Bundle, paths: Iterable[Path], replaces: Callable[[str], bool]) -> Start:
+    """A start that has these files, and no others of the carried ones that they replace."""
+    files = {
+        name: entry
+        for name, entry in source.manifest.files.items()
+        if not (entry.role == "carried" and replaces(name))
+    }
+    found = {path.name: path for path in paths}
+    files |= {name: carried_entry(path) for name, path in found.items()}
+    if files == source.manifest.files:
+        return Start(source, source.manifest)
+    outside = {
+        name: path for name, path in found.items() if files[name] != source.manifest.files.get(name)
+    }
+    manifest = source.manifest.model_copy(update={"files": dict(sorted(files.items()))})
+    return Start(source, with_digest(manifest), outside)
+
+
+def copy_start(start: Start, output: Path) -> None:
+    """The bundle of a start; the source's files are linked where possible."""
     with staged_folder(output, force=True) as folder:
-        for name in source.manifest.files:
-            link_file(source.folder / name, folder / name)
-        write_manifest(folder, source.manifest)
-    return Bundle(output, source.manifest)
+        for name in start.manifest.files.keys() - start.outside.keys():
+            link_file(start.source.folder / name, folder / name)
+        # Copied, because their owner may change them.
+        carry_files(folder, start.outside.values())
+        write_manifest(folder, start.manifest)
 
 
 def write_trained(

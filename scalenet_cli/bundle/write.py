@@ -26,18 +26,27 @@ def carry_files(folder: Path, paths: Iterable[Path]) -> dict[str, FileEntry]:
         target = folder / path.name
         shutil.copyfile(path, target)
         fsync_path(target)
-        with target.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entries[path.name] = FileEntry(
-            role="carried", num_bytes=target.stat().st_size, sha256=digest
-        )
+        entries[path.name] = carried_entry(target)
     return entries
+
+
+def carried_entry(path: Path) -> FileEntry:
+    """A file that belongs to the model, as a manifest lists it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(role="carried", num_bytes=path.stat().st_size, sha256=digest)
+
+
+def with_digest(manifest: Manifest) -> Manifest:
+    """The same manifest with the digest of what it says."""
+    return manifest.model_copy(
+        update={"digest": digest_content(json.loads(manifest.model_dump_json()))}
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """The last file: a folder without it is not a bundle."""
     path = folder / MANIFEST
-    digest = digest_content(json.loads(manifest.model_dump_json()))
-    text = manifest.model_copy(update={"digest": digest}).model_dump_json(indent=1)
+    text = with_digest(manifest).model_dump_json(indent=1)
     path.write_text(text + "\n", encoding="utf-8")
     fsync_path(path)

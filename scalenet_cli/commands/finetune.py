@@ -93,11 +93,11 @@ def _finetune(
     if not setup.going_on:
         if options.resume:
             reporter.note("there is no run to resume yet, so a new one is started")
-        devices.first(lambda: folder.create(setup.source, setup.record, setup.recipe))
+        devices.first(lambda: folder.create(setup.start, setup.record, setup.recipe))
     for note in setup.notes:
         reporter.note(note)
     # Only the main rank reads it again: on a network disk the others may not see it yet.
-    start = devices.first(folder.open_start) or setup.source
+    start = devices.first(folder.open_start) or setup.start.source
     setup = replace(setup, subject=replace(setup.subject, bundle=start))
     try:
         with compiling() if setup.recipe.compile else nullcontext():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from scalenet_cli.bundle.manifest import Manifest
+from scalenet_cli.bundle.trained import Start
 from scalenet_cli.commands.classes import ImageFacts, fit_classes, image_facts, open_splits
 from scalenet_cli.commands.finetune_setup import Parts, Request, tool_name, train_set
 from scalenet_cli.commands.loading import Loaded, load_bundle
@@ -48,6 +49,7 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
     head = f"the head is new: {num_classes} classes, and it is trained too"
     changed = replace(facts, num_classes=num_classes, classes=train.classes)
     return Parts(
+        Start(request.source, request.source.manifest),
         task,
         record,
         lambda: _subject(request, recipe, changed, new_head=new_head),

@@ -1,14 +1,16 @@
 """Sets up a run of a causal language model: records, tokenizer, sequences."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scalenet_cli.bundle.read import read_manifest
+from scalenet_cli.bundle.trained import Start, start_with
 from scalenet_cli.commands.finetune_setup import Parts, Request, tool_name, train_set
 from scalenet_cli.commands.loading import load_bundle
 from scalenet_cli.commands.opening import describe
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
+from scalenet_cli.families.sources.carried import is_tokenizer_file, tokenizer_files
 from scalenet_cli.language.corpus import open_corpus
 from scalenet_cli.language.task import LanguageTask
 from scalenet_cli.plan.training import LanguageRecipe
@@ -25,16 +27,25 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
     data, folder = request.data, request.source.folder
     _refuse_image_options(request)
     config: Any = describe(str(folder), SourceOptions()).model.config
-    corpus = open_corpus(Path(data.tokenizer or folder), config, recipe, data)
+    words = Path(data.tokenizer or folder)
+    corpus = open_corpus(words, config, recipe, data)
+    start = start_with(request.source, tokenizer_files(words), is_tokenizer_file)
     record = RunRecord(
         tool=tool_name(),
-        bundle=read_manifest(folder).digest,
+        bundle=start.manifest.digest,
         train=SplitRecord(num_samples=len(corpus.train), digest=corpus.train.digest),
         val=SplitRecord(num_samples=len(corpus.val), digest=corpus.val.digest),
         task="language",
     )
     task = LanguageTask(recipe, corpus, place=data.data)
-    return Parts(task, record, lambda: _subject(request, recipe), corpus.notes)
+    notes = (*corpus.notes, *_told(start))
+    return Parts(start, task, record, lambda: _subject(request, recipe), notes)
+
+
+def _told(start: Start) -> Iterator[str]:
+    if start.outside:
+        folder = next(iter(start.outside.values())).parent
+        yield f"the run's bundles get {', '.join(sorted(start.outside))} of {folder}"
 
 
 def _subject(request: Request, recipe: LanguageRecipe) -> Subject:

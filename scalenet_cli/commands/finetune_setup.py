@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from scalenet_cli import __version__
 from scalenet_cli.bundle.read import Bundle, bundle_folder, open_bundle
+from scalenet_cli.bundle.trained import Start
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.plan.load_training import load_training_recipe
@@ -44,7 +45,7 @@ class Setup:
 
     going_on: bool
     recipe: Recipe
-    source: Bundle
+    start: Start
     task: Task
     record: RunRecord
     subject: Subject
@@ -65,6 +66,7 @@ class Request:
 class Parts:
     """What a kind of task makes of a request. ``subject`` reads the weights."""
 
+    start: Start
     task: Task
     record: RunRecord
     subject: Callable[[], Subject]
@@ -102,7 +104,8 @@ def set_up(
     if going_on:
         folder.require_same(parts.record, recipe)
     check_batch(recipe, parts.task, devices, options.work)
-    return Setup(going_on, recipe, source, parts.task, parts.record, parts.subject(), parts.notes)
+    subject = parts.subject()
+    return Setup(going_on, recipe, parts.start, parts.task, parts.record, subject, parts.notes)
 
 
 def _recipe(folder: RunFolder | None, options: FinetuneOptions, kind: TaskName) -> Recipe:

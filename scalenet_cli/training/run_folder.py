@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from scalenet_cli.bundle.read import Bundle, open_bundle
 from scalenet_cli.bundle.staging import fsync_path, staged_folder
-from scalenet_cli.bundle.trained import copy_bundle
+from scalenet_cli.bundle.trained import Start, copy_start
 from scalenet_cli.errors import (
     NotARun,
     OutputUnwritable,
@@ -71,7 +71,7 @@ class RunFolder:
         except (OSError, ValueError):
             return False
 
-    def create(self, source: Bundle, record: RunRecord, recipe: Recipe) -> None:
+    def create(self, start: Start, record: RunRecord, recipe: Recipe) -> None:
         """Makes the folder with the bundle to start from, whole or not at all.
 
         Raises:
@@ -86,7 +86,7 @@ class RunFolder:
                 f"its folder cannot be made: {error.strerror}", where=str(self.path)
             ) from None
         with staged_folder(self.path, force=False) as folder:
-            copy_bundle(source, folder / "start")
+            copy_start(start, folder / "start")
             (folder / RECIPE).write_text(recipe_text(recipe), encoding="utf-8")
             (folder / METRICS).touch()
             (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
+from scalenet_cli import verify
 from tests.cli.helpers import DATA, USAGE, Run, refuse
-from tests.training.texts import instructions, write_language_bundle, write_records, write_texts
+from tests.training.texts import (
+    CHAT,
+    instructions,
+    write_language_bundle,
+    write_records,
+    write_texts,
+    write_tokenizer,
+)
 
 SHORT = ("--max-steps", 1, "--batch-size", 4, "--set", "max_length=24", "--set", "template=none")
 
@@ -152,7 +160,30 @@ def test_a_bundle_without_a_tokenizer(run: Run, tmp_path: Path, ground: Path) ->
     says = ("no tokenizer", "--tokenizer FOLDER")
     refuse(run, tmp_path, *arguments, status=DATA, code="checkpoint-incomplete", says=says)
     elsewhere = (*SHORT, "--tokenizer", ground / "out-source")
-    assert run(*arguments, *elsewhere).exit_code == 0
+    told = run(*arguments, *elsewhere)
+    assert told.exit_code == 0
+    assert "the run's bundles get tokenizer.json, tokenizer_config.json of" in told.stderr
+    for name in ("start", "best", "last"):
+        verify(tmp_path / "run" / name)
+    written = run("generate", tmp_path / "run", "--prompt", "w5 w6", "--max-new-tokens", 2)
+    assert written.exit_code == 0
+    assert run(*arguments, *elsewhere, "--resume").exit_code == 0
+    (tmp_path / "words").mkdir()
+    write_tokenizer(tmp_path / "words", ends=True)
+    others = (*SHORT, "--tokenizer", tmp_path / "words", "--resume")
+    refuse(run, tmp_path, *arguments, *others, status=USAGE, code="run-differs", says=("bundle",))
+
+
+def test_a_template_beside_a_bundle_goes_into_the_run(run: Run, tmp_path: Path) -> None:
+    bundle = write_language_bundle(tmp_path / "out")
+    (bundle / "chat_template.jinja").write_text(CHAT)
+    data = write_records(tmp_path / "data.jsonl", instructions(40))
+    arguments = ("finetune", bundle, "--data", data, "-o", tmp_path / "run", *SHORT[:-2])
+    told = run(*arguments, "--set", "template=chat")
+    assert told.exit_code == 0, told.stderr
+    assert "the run's bundles get chat_template.jinja of" in told.stderr
+    assert (tmp_path / "run" / "best" / "chat_template.jinja").read_text() == CHAT
+    verify(tmp_path / "run" / "last")
 
 
 def test_a_run_of_other_texts_does_not_go_on(run: Run, ground: Path, tmp_path: Path) -> None:

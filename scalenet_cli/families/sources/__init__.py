@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from scalenet_cli.errors import CheckpointError, CheckpointNotFound, OptionError
+from scalenet_cli.families.sources.carried import carried_files
 from scalenet_cli.families.sources.folder import (
-    carried_files,
     decoder_architecture,
     decoder_source,
     has_weights,

@@ -20,6 +20,7 @@ from scalenet_cli.families.decoder_configs import (
     check_config,
     model_type,
 )
+from scalenet_cli.families.sources.carried import carried_files
 from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint, refuse_gguf
 from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
@@ -34,21 +35,6 @@ WEIGHTS: Final = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-)
-# Files that belong to the model but are no weights. Code (*.py) is never carried.
-_CARRIED_SUFFIXES: Final = ("", ".json", ".jinja", ".md", ".model", ".txt")
-CARRIED: Final = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "chat_template*",
-    "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
 )
 _EMBEDDING: Final = "model.embed_tokens.weight"
 _HEAD: Final = "lm_head.weight"
@@ -276,16 +262,3 @@ def _repeated_head(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[st
             hint='set "tie_word_embeddings": false in config.json if the head is its own',
         )
     return {_HEAD: _EMBEDDING}
-
-
-def carried_files(folder: Path) -> tuple[Path, ...]:
-    """The small files of a folder that belong to its model."""
-    return tuple(
-        sorted(
-            path
-            for path in folder.iterdir()
-            if path.is_file()
-            and path.suffix in _CARRIED_SUFFIXES
-            and any(fnmatchcase(path.name, pattern) for pattern in CARRIED)
-        )
-    )

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from scalenet_cli.errors import DownloadFailed, UnknownArchitecture
-from scalenet_cli.families.sources.folder import CARRIED, has_weights
+from scalenet_cli.families.sources.carried import CARRIED
+from scalenet_cli.families.sources.folder import has_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
