@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 # 26 Jul 2024, at midnight: the day that Llama 3.2's own template falls back to.
 _DATE: Final = {
@@ -27,7 +27,12 @@ class TemplateRefused(Exception):
 
 
 def render_chat(
-    tokenizer: Any, messages: Messages, *, ask: bool = False, fixed_date: bool = False
+    tokenizer: Any,
+    messages: Messages,
+    *,
+    tools: Sequence[Any] = (),
+    ask: bool = False,
+    fixed_date: bool = False,
 ) -> str:
     """Messages as text, with all special tokens; ``ask`` ends where an answer begins.
 
@@ -43,7 +48,11 @@ def render_chat(
         if fixed_date and _CLOCK in template:
             template = _STOPPED_CLOCK + template
         text: str = tokenizer.apply_chat_template(
-            list(messages), chat_template=template, tokenize=False, add_generation_prompt=ask
+            list(messages),
+            tools=list(tools) or None,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=ask,
         )
     # A template is a program of strangers, and fails as programs do.
     except (

@@ -8,7 +8,7 @@ from typing import Any, Final, final
 from scalenet_cli.errors import ArchitectureMismatch, DataUnreadable
 from scalenet_cli.language.records import Record, text_of, whole_text
 from scalenet_cli.language.scoring import Progress, Span, score
-from scalenet_cli.language.tokenizers import check_ids
+from scalenet_cli.language.tokenizers import check_ids, encode_open
 from scalenet_cli.training.devices import Devices
 
 FIELDS: Final = ("query", "choices", "gold")
@@ -154,17 +154,17 @@ def split_pair(tokenizer: Any, query: str, continuation: str) -> tuple[list[int]
     """Tokens of a query and of what follows it, split as lm-eval splits them.
 
     Both are encoded as one text, cut where the query alone ends; white space at the end of the
-    query belongs to the continuation, because tokens begin with it.
+    query belongs to the continuation, because tokens begin with it. Unlike lm-eval, without an EOS
+    that the tokenizer adds itself: it would stand between the two, for a token of the choice.
 
     Raises:
         ArchitectureMismatch: an empty query, and a tokenizer without BOS and EOS to put there.
     """
     kept = query.rstrip()
     continuation = query[len(kept) :] + continuation
-    before: list[int] = tokenizer.encode(kept, verbose=False) if kept else []
+    before = encode_open(tokenizer, kept) if kept else []
     if before:
-        whole: list[int] = tokenizer.encode(kept + continuation, verbose=False)
-        return before, whole[len(before) :]
+        return before, encode_open(tokenizer, kept + continuation)[len(before) :]
     start = tokenizer.bos_token_id
     start = tokenizer.eos_token_id if start is None else start
     if start is None:

@@ -50,8 +50,8 @@ def open_corpus(words: Path, config: Any, recipe: LanguageRecipe, data: DataOpti
         examples = (maker.make(record) for record in records)
         return tokenize(examples, tokenizer, max_length, config.vocab_size, where)
 
-    train = sequences(splits.train, data.data)
-    val = sequences(splits.val, data.val_data or data.data)
+    train = sequences(splits.train, f"{data.data} (training)")
+    val = sequences(splits.val, f"{data.val_data or data.data} (validation)")
     told = (
         _told("training", splits.train, train, maker.template),
         _told("validation", splits.val, val, maker.template),

@@ -1,11 +1,19 @@
 """Records as text for training, with the parts of it that are to be learned."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, final
 
 from scalenet_cli.errors import DataUnreadable, OptionError
-from scalenet_cli.language.chat import Messages, TemplateRefused, render_chat
-from scalenet_cli.language.records import Record, text_of, whole_text
+from scalenet_cli.language.chat import TemplateRefused, render_chat
+from scalenet_cli.language.records import Record, text_of
+from scalenet_cli.language.turns import (
+    ANSWERING,
+    Conversation,
+    completed_conversation,
+    conversation,
+    is_answer,
+)
 
 Template = Literal["auto", "chat", "alpaca", "none"]
 Span = tuple[int, int]
@@ -20,13 +28,20 @@ ALPACA_INPUT: Final = (
     "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
     "{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
-# A record with one of these is no plain text, whatever else it has.
-_FORMS: Final = ("messages", "instruction", "prompt")
+Form = Literal["messages", "conversations", "instruction", "prompt", "text"]
+# The fields of each form; the first that a record has is what it is.
+_FORMS: Final[Mapping[Form, tuple[str, ...]]] = {
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "instruction": ("instruction", "output"),
+    "prompt": ("prompt", "completion"),
+    "text": ("text",),
+}
 # A private character, which no template trims or looks at.
 _STAND_IN: Final = "\ue000"
 EXPECTED: Final = (
-    "a record has instruction and output (and input), or prompt and completion, or messages, or "
-    "text"
+    "a record has instruction and output (and input), or prompt and completion, or messages (or "
+    "conversations), or text"
 )
 
 
@@ -75,20 +90,19 @@ class ExampleMaker:
         Raises:
             DataUnreadable: it has not the fields that were expected.
         """
-        fields = record.fields
-        if "messages" in fields:
-            return self._conversation(_messages(record), record)
-        if "instruction" in fields:
-            return self._instruction(record)
-        if "prompt" in fields:
-            prompt, completion = text_of(record, "prompt"), text_of(record, "completion")
-            return self._completed(prompt, completion, record)
-        if "text" in fields:
-            text = text_of(record, "text")
-            whole = ((0, len(text)),)
-            return Example(text, whole, record.place, is_plain=True) if text.strip() else None
+        match _form(record):
+            case "messages" | "conversations" as form:
+                return self._conversation(conversation(record, form), record)
+            case "instruction":
+                return self._instruction(record)
+            case "prompt":
+                return self._completion(record)
+            case "text":
+                text = text_of(record, "text")
+                whole = ((0, len(text)),)
+                return Example(text, whole, record.place, is_plain=True) if text.strip() else None
         raise DataUnreadable(
-            f"the record has {', '.join(map(str, fields)) or 'no fields'}",
+            f"the record has {', '.join(map(str, record.fields)) or 'no fields'}",
             where=record.place,
             hint=EXPECTED,
         )
@@ -99,14 +113,21 @@ class ExampleMaker:
         context = text_of(record, "input") if given is not None else ""
         plain = f"{instruction}\n\n{context}" if context.strip() else instruction
         if self.template == "chat":
-            answer = {"role": "assistant", "content": output}
-            messages = [{"role": "user", "content": plain}, answer]
-            return self._conversation(messages, record) if output.strip() else None
+            answer = {"role": ANSWERING, "content": output}
+            turns = ({"role": "user", "content": plain}, answer)
+            found = Conversation(turns, (False, is_answer(answer)))
+            return self._conversation(found, record)
         if self.template == "none":
             return self._completed(f"{plain}\n\n", output, record)
         template = ALPACA_INPUT if context.strip() else ALPACA
         prompt = template.format(instruction=instruction, input=context)
         return self._completed(prompt, output, record)
+
+    def _completion(self, record: Record) -> Example | None:
+        if isinstance(record.fields["prompt"], list):
+            return self._conversation(completed_conversation(record), record)
+        prompt, completion = text_of(record, "prompt"), text_of(record, "completion")
+        return self._completed(prompt, completion, record)
 
     def _completed(self, prompt: str, completion: str, record: Record) -> Example | None:
         if not completion.strip():
@@ -115,45 +136,48 @@ class ExampleMaker:
         begin = 0 if self._train_on_prompt else len(prompt)
         return Example(text, ((begin, len(text)),), record.place)
 
-    def _conversation(self, messages: Messages, record: Record) -> Example | None:
+    def _conversation(self, found: Conversation, record: Record) -> Example | None:
         if self.template != "chat":
             raise DataUnreadable(
-                "the record has messages, but the template is not the model's chat template",
+                "the record is a conversation, but the template is not the model's chat template",
                 where=record.place,
                 hint="the tokenizer has none: put a chat_template.jinja beside it"
                 if not self._tokenizer.chat_template
                 else "leave out the recipe's template, or set it to chat",
             )
-        text = self._render(messages, record)
-        if self._train_on_prompt:
-            return Example(text, ((0, len(text)),), record.place, closed=True)
-        answers = [
-            order
-            for order, message in enumerate(messages)
-            if message["role"] == "assistant" and message["content"].strip()
-        ]
+        answers = [order for order, learned in enumerate(found.learned) if learned]
         if not answers:
             return None
-        found = [self._answer(messages, order, text, record) for order in answers]
-        targets = tuple(span for span in found if span is not None)
-        changed = len(found) - len(targets)
+        text = self._render(found, record)
+        if self._train_on_prompt:
+            return Example(text, ((0, len(text)),), record.place, closed=True)
+        spans = [self._answer(found, order, text, record) for order in answers]
+        targets = tuple(span for span in spans if span is not None)
+        changed = len(spans) - len(targets)
         return Example(text, targets, record.place, closed=True, num_changed=changed)
 
-    def _answer(self, messages: Messages, order: int, text: str, record: Record) -> Span | None:
+    def _answer(self, found: Conversation, order: int, text: str, record: Record) -> Span | None:
         """Where a turn stands in the whole text; None where it is written otherwise there."""
-        after = self._render(messages[: order + 1], record)
-        if order:
-            before = self._render(messages[:order], record, ask=True)
-        else:  # no template writes a conversation without a turn
-            other = [{**messages[0], "content": _STAND_IN}]
-            before = self._render(other, record).partition(_STAND_IN)[0]
+        turns = found.turns[: order + 1]
+        after = self._render(replace(found, turns=turns), record)
+        before = ""
+        if order:  # no template writes a conversation without a turn
+            before = self._render(replace(found, turns=turns[:-1]), record, ask=True)
+        # Some templates ask for more than they write of an answer that is there: for its thoughts.
+        if not order or not after.startswith(before):
+            other = replace(found, turns=(*turns[:-1], {**turns[-1], "content": _STAND_IN}))
+            before, stood, _ = self._render(other, record).partition(_STAND_IN)
+            if not stood or not turns[-1].get("content"):
+                return None
         alike = text.startswith(after) and after.startswith(before)
         return (len(before), len(after)) if alike else None
 
-    def _render(self, messages: Messages, record: Record, *, ask: bool = False) -> str:
+    def _render(self, found: Conversation, record: Record, *, ask: bool = False) -> str:
         """With a fixed date: the tokens of a run are to be the same on every day."""
         try:
-            return render_chat(self._tokenizer, messages, ask=ask, fixed_date=True)
+            return render_chat(
+                self._tokenizer, found.turns, tools=found.tools, ask=ask, fixed_date=True
+            )
         except TemplateRefused as error:
             raise DataUnreadable(
                 f"the chat template refuses the record: {error}", where=record.place
@@ -162,32 +186,13 @@ class ExampleMaker:
 
 def is_plain(record: Record) -> bool:
     """Whether a record is text alone, all of which is learned."""
-    return "text" in record.fields and not any(name in record.fields for name in _FORMS)
+    return _form(record) == "text"
 
 
-def _messages(record: Record) -> list[dict[str, str]]:
-    """Checked turns of a conversation.
-
-    Raises:
-        DataUnreadable: a turn is no object with a role and a content of text.
-    """
-    turns = record.fields["messages"]
-    if not isinstance(turns, list) or not turns:
-        raise DataUnreadable("messages is no list of turns", where=record.place, hint=_TURN)
-    messages = []
-    for order, turn in enumerate(turns):
-        role = turn.get("role") if isinstance(turn, dict) else None
-        content = turn.get("content") if isinstance(turn, dict) else None
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise DataUnreadable(
-                f"messages[{order}] has no role and content of text",
-                where=record.place,
-                hint=_TURN,
-            )
-        for text in (role, content):
-            whole_text(text, f"messages[{order}]", record)
-        messages.append({"role": role, "content": content})
-    return messages
-
-
-_TURN: Final = 'a turn is {"role": "user" or "assistant" or "system", "content": "..."}'
+def _form(record: Record) -> Form | None:
+    """What a record is; one that has a text besides half of another form is a text."""
+    fields = record.fields
+    for form, needed in _FORMS.items():
+        if all(name in fields for name in needed) or (needed[0] in fields and "text" not in fields):
+            return form
+    return None

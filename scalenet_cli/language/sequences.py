@@ -71,7 +71,7 @@ def tokenize(
     """
     tokens: list[NDArray[np.int32]] = []
     targets: list[NDArray[np.bool_]] = []
-    num_cut = num_dropped = num_changed = 0
+    num_cut = num_dropped = num_changed = num_otherwise = 0
     for found in examples_in_tokens(examples, tokenizer):
         if found is None:
             num_dropped += 1
@@ -88,21 +88,24 @@ def tokenize(
                 tokens.append(ids[begin : begin + max_length])
                 targets.append(own)
         num_dropped += len(tokens) == before
+        num_otherwise += bool(example.num_changed) and not example.targets
     if not tokens:
-        raise _nothing(num_dropped, num_changed, max_length, where)
+        raise _nothing(num_dropped, num_otherwise, max_length, where)
     bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
     joined = np.concatenate(tokens), np.concatenate(targets)
     return Sequences(*joined, bounds, num_cut, num_dropped, num_changed)
 
 
-def _nothing(num_dropped: int, num_changed: int, max_length: int, where: str) -> DataUnreadable:
-    fact = (
-        f"no record has anything to learn: {num_dropped} are empty, or their answers begin after "
-        f"max_length, {max_length} tokens"
-    )
-    if num_changed:
-        fact += f"; {num_changed} answers are written otherwise by the template once a turn follows"
-    return DataUnreadable(fact, where=where)
+def _nothing(num_dropped: int, num_otherwise: int, max_length: int, where: str) -> DataUnreadable:
+    facts = []
+    if num_dropped > num_otherwise:
+        facts.append(
+            f"{num_dropped - num_otherwise} have no answer, or it begins after max_length, "
+            f"{max_length} tokens"
+        )
+    if num_otherwise:
+        facts.append(f"of {num_otherwise} the template writes every answer otherwise")
+    return DataUnreadable(f"no record has anything to learn: {'; '.join(facts)}", where=where)
 
 
 InTokens = tuple[NDArray[np.int32], NDArray[np.bool_], Example]

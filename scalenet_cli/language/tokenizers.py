@@ -65,6 +65,15 @@ def load_tokenizer(folder: Path) -> Any:
         ) from None
 
 
+def encode_open(tokenizer: Any, text: str) -> list[int]:
+    """Token ids without an EOS that the tokenizer adds itself: the text is to go on."""
+    ids: list[int] = tokenizer.encode(text, verbose=False)
+    if not ids or ids[-1] != tokenizer.eos_token_id:
+        return ids
+    own: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    return ids[:-1] if ids[-len(own) - 1 : -1] == own else ids
+
+
 def check_vocabulary(tokenizer: Any, num_embeddings: int, where: str) -> None:
     """The tokenizer's own vocabulary has a row each in the embedding.
 

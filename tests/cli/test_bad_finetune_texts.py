@@ -60,7 +60,7 @@ FILES: list[tuple[Callable[[Path], Path], str, tuple[str, ...]]] = [
             folder / "data.jsonl", [{"instruction": "w5", "output": ""}] * 40
         ),
         "data-unreadable",
-        ("38 are empty", "max_length"),
+        ("38 have no answer", "max_length"),
     ),
     (
         lambda folder: write_records(folder / "train.jsonl", instructions(3)).parent,

@@ -21,6 +21,7 @@ from scalenet_cli.language.harness import check_tasks, run_tasks
 from scalenet_cli.language.records import Record
 from scalenet_cli.training.devices import Devices
 from tests.language.helpers import questions, write_lines, write_model
+from tests.training.texts import write_tokenizer
 
 ONE = Devices(torch.device("cpu"), 0, 1)
 
@@ -87,6 +88,15 @@ def test_a_long_query_loses_its_beginning(opened: OpenedLanguageModel) -> None:
     with pytest.raises(DataUnreadable, match="tokens, but the context has 16") as raised:
         measure(opened, [row], context=16)
     assert raised.value.where == "x.jsonl:1"
+
+
+def test_an_eos_of_the_tokenizers_own_is_left_out(tmp_path: Path) -> None:
+    plain, closing = (
+        write_tokenizer(tmp_path / name, ends=name == "closing") for name in ("plain", "closing")
+    )
+    assert closing("w5").input_ids == [1, 5, 2]
+    for query, choice in (("w5 w6", " w7 w8"), ("w5 </s>", " w7"), ("", " w7"), ("w5", " </s>")):
+        assert split_pair(closing, query, choice) == split_pair(plain, query, choice)
 
 
 def test_an_empty_query_begins_with_bos(opened: OpenedLanguageModel) -> None:

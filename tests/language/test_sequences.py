@@ -137,7 +137,7 @@ def test_what_has_nothing_to_learn_is_left_out_and_counted(tokenizer: Any) -> No
     late = {"instruction": " ".join(["w5"] * 9), "output": "w6"}
     found = prepared(tokenizer, good, empty, late, {"text": ""}, template="none", max_length=8)
     assert (len(found), found.num_dropped, found.num_cut) == (1, 3, 1)
-    with pytest.raises(DataUnreadable, match="3 are empty, or their answers begin after"):
+    with pytest.raises(DataUnreadable, match="3 have no answer, or it begins after max_length"):
         prepared(tokenizer, empty, late, {"text": ""}, template="none", max_length=8)
 
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from scalenet_cli import load, verify
 from scalenet_cli.bundle.read import open_bundle
@@ -214,6 +216,28 @@ def test_a_run_of_two_ranks_goes_on_in_one(
     assert 0 not in on_ranks(server, decoder, texts, run, recipe, 2, sharding, InterruptAt(5))
     train(decoder, texts, run, recipe, resume=True)
     assert_equal_runs(tmp_path / "one", run)
+
+
+def test_the_head_answers_only_where_something_is_learned(
+    decoder: Path, texts: Path, tmp_path: Path
+) -> None:
+    """The logits of a long prompt would take more memory than all the rest."""
+    shapes = []
+
+    def listen(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, CausalLMOutputWithPast):
+            shapes.append(output.logits.shape)
+
+    handle = register_module_forward_hook(listen)
+    train(decoder, texts, tmp_path / "run", {**RECIPE, "max_steps": 2, "eval_steps": 2})
+    handle.remove()
+    rows = encoded(texts / "train.jsonl", AutoTokenizer.from_pretrained(decoder))
+    longest, targets = (
+        max(len(ids) for ids, _ in rows),
+        max(sum(i >= 0 for i in t) for _, t in rows),
+    )
+    assert {len(shape) for shape in shapes} == {2}
+    assert max(shape[0] for shape in shapes) <= 16 * targets < 16 * longest / 2
 
 
 @pytest.mark.slow
