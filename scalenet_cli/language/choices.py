@@ -188,7 +188,7 @@ def _fit(before: list[int], after: list[int], context: int, place: str) -> Span:
             hint="remove the record, or use a longer --context",
         )
     tokens = (before + after)[-(context + 1) :]
-    return Span(tokens, len(tokens) - len(after), place)
+    return Span(tokens, range(len(tokens) - len(after), len(tokens)), place)
 
 
 def _answer(question: Question, scores: list[float]) -> Answer:

@@ -49,7 +49,7 @@ class Perplexity:
     @property
     def perplexity(self) -> float:
         """Infinity where a float64 cannot hold it."""
-        return math.exp(self.loss) if self.loss < 709 else math.inf
+        return perplexity_of(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
@@ -119,7 +119,7 @@ def measure_perplexity(
     for record, text, ids in zip(records, texts, encode(tokenizer, texts), strict=True):
         check_ids(tokenizer, ids, num_embeddings, record.place)
         own = [
-            Span(ids[begin:end], first - begin, record.place)
+            Span(ids[begin:end], range(first - begin, end - begin), record.place)
             for begin, end, first in split_windows(len(ids), windows)
         ]
         spans += own
@@ -136,7 +136,7 @@ def measure_perplexity(
         num_empty=sum(length < 2 for length in lengths),
         num_windowed=num_windowed,
         num_tokens=sum(lengths),
-        num_targets=sum(span.num_targets for span in spans),
+        num_targets=sum(len(span.targets) for span in spans),
         num_bytes=num_bytes,
         loss_sum=-math.fsum(scores),
     )

@@ -3,6 +3,7 @@
 Shape legend: B sequences, N tokens, C channels, T targets of a batch, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,19 +23,19 @@ _LOGITS: Final = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens, of which those from ``first`` (at least 1) on are targets; ``place`` is for messages.
+    """Tokens, and the positions of those whose probability is asked for, none of them the first.
 
-    The model sees all tokens but the last.
+    ``place`` is for messages. The model sees all tokens but the last.
     """
 
     tokens: Sequence[int]
-    first: int
+    targets: Sequence[int]
     place: str
 
-    @property
-    def num_targets(self) -> int:
-        """Tokens whose probability is asked for."""
-        return len(self.tokens) - self.first
+
+def perplexity_of(loss: float) -> float:
+    """e to the power of a loss in nats; infinity where a float64 cannot hold it."""
+    return math.exp(loss) if loss < 709 else math.inf
 
 
 def score(
@@ -78,11 +79,9 @@ def _score_batch(model: Any, spans: Sequence[Span], device: torch.device) -> tor
     inputs_BN = torch.zeros(len(spans), max(len(s.tokens) for s in spans) - 1, dtype=torch.long)
     for row, span in enumerate(spans):
         inputs_BN[row, : len(span.tokens) - 1] = torch.tensor(span.tokens[:-1])
-    rows_T = torch.repeat_interleave(
-        torch.arange(len(spans)), torch.tensor([span.num_targets for span in spans])
-    )
-    columns_T = torch.cat([torch.arange(s.first - 1, len(s.tokens) - 1) for s in spans])
-    targets_T = torch.cat([torch.tensor(span.tokens[span.first :]) for span in spans])
+    rows_T = torch.tensor([row for row, span in enumerate(spans) for _ in span.targets])
+    columns_T = torch.tensor([at - 1 for span in spans for at in span.targets])
+    targets_T = torch.tensor([span.tokens[at] for span in spans for at in span.targets])
     hidden_BNC = model.base_model(input_ids=inputs_BN.to(device), use_cache=False).last_hidden_state
     hidden_TC = hidden_BNC[rows_T.to(device), columns_T.to(device)]
     scores_T = _log_probabilities(model, hidden_TC, targets_T.to(device))
