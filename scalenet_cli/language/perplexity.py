@@ -7,7 +7,7 @@ from typing import Any, Final, final
 
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.language.records import Record, text_of
-from scalenet_cli.language.scoring import Progress, Span, score
+from scalenet_cli.language.scoring import Progress, Span, perplexity_of, score
 from scalenet_cli.language.tokenizers import check_ids
 from scalenet_cli.training.devices import Devices
 
