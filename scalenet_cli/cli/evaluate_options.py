@@ -13,7 +13,9 @@ FOR_IMAGES: Final = (
     "dataset", "class_map", "skip_corrupt", "mean", "std", "crop_pct", "crop_mode",
     "interpolation", "input_size", "workers", "channels_last", "confusion", "predictions", "force",
 )  # fmt: skip
-FOR_LANGUAGE: Final = ("tasks", "num_fewshot", "context", "stride", "delimiter", "tokenizer")
+FOR_LANGUAGE: Final = (
+    "tasks", "num_fewshot", "context", "stride", "delimiter", "template", "tokenizer",
+)  # fmt: skip
 
 Data = Annotated[
     list[str] | None,
@@ -116,6 +118,15 @@ Delimiter = Annotated[
         metavar="TEXT",
         rich_help_panel=_TEXT,
         help="Between a query and a choice; one space by default.",
+    ),
+]
+Template = Annotated[
+    Literal["auto", "chat", "alpaca", "none"],
+    typer.Option(
+        "--template",
+        metavar="auto|chat|alpaca|none",
+        rich_help_panel=_TEXT,
+        help="Of records to finetune on; by default the chat template, or else Alpaca's.",
     ),
 ]
 Tokenizer = Annotated[

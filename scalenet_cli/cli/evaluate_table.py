@@ -58,6 +58,18 @@ def show_language(facts: "LanguageReport") -> None:
                 ("tokens per second", f"{text.tokens_per_second:,.1f}"),
             ],
         )
+    for answers in facts.answers:
+        _block(
+            f"{answers.data}: answers, {answers.template} template, up to {answers.context} tokens",
+            [
+                ("records", f"{answers.num_records:,}"),
+                ("cut", f"{answers.num_cut:,}"),
+                ("left out", f"{answers.num_dropped:,}"),
+                ("tokens", f"{answers.num_targets:,} predicted"),
+                ("perplexity", f"{answers.perplexity:.4f}"),
+                ("loss", f"{answers.loss:.4f} nats per token"),
+            ],
+        )
     for asked in facts.choices:
         _block(
             f"{asked.data}: up to {asked.context} tokens",

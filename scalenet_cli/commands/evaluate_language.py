@@ -9,6 +9,7 @@ from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.evaluate import Device, Precision, Progress
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
+from scalenet_cli.language.examples import Chosen, Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +17,12 @@ class LanguageOptions:
     """What to measure on, and how.
 
     ``data`` are files, folders or ``hf:`` references; records of text give perplexity, records
-    {query, choices, gold} give accuracy. ``tasks`` are lm-eval's names. A limit takes evenly
+    {query, choices, gold} give accuracy, and records to finetune on the perplexity of their
+    answers, written by ``template``. ``tasks`` are lm-eval's names. A limit takes evenly
     spaced records of each data, and the first of each task. ``context`` is by default 1024 for
-    perplexity, or what the model is made for where that is less, and for questions what it is made
-    for. ``precision`` converts the tensors; by default they stay as they are stored.
+    perplexity, 512 for answers, or what the model is made for where that is less, and for questions
+    what it is made for. ``precision`` converts the tensors; by default they stay as they are
+    stored.
     """
 
     data: tuple[str, ...] = ()
@@ -30,6 +33,7 @@ class LanguageOptions:
     context: int | None = None
     stride: int | None = None
     delimiter: str = " "
+    template: Template = "auto"
     tokenizer: str | None = None
     batch_size: int = 8
     device: Device = "auto"
@@ -67,6 +71,21 @@ class PerplexityReport(Report):
     tokens_per_second: float = Field(description="`num_targets` / `seconds`, of all processes")
 
 
+class AnswerReport(Report):
+    """How well a model predicts the answers of records: the metric of finetuning."""
+
+    data: str = Field(description="the file, folder or data set that was read")
+    template: Chosen = Field(description="what writes the records")
+    num_records: int = Field(description="each counted once")
+    num_cut: int = Field(description="records that lost their end")
+    num_dropped: int = Field(description="records without an answer to predict, or that lost it")
+    num_targets: int = Field(description="tokens that were predicted")
+    loss: float = Field(description="mean of -log p over all targets, in nats")
+    perplexity: float = Field(description="e to the power of `loss`; null where that overflows")
+    context: int = Field(description="most tokens of a record")
+    seconds: float = Field(description="of the main process")
+
+
 class ChoiceReport(Report):
     """Which choices a model prefers. Shares are from 0 to 1."""
 
@@ -97,6 +116,7 @@ class LanguageReport(Report):
     target: str = Field(description="as it was given")
     architecture: str = Field(description="the config's `model_type`")
     perplexity: tuple[PerplexityReport, ...] = Field(description="one per data of text")
+    answers: tuple[AnswerReport, ...] = Field(description="one per data of records to finetune on")
     choices: tuple[ChoiceReport, ...] = Field(description="one per data of questions")
     tasks: tuple[TaskReport, ...] = Field(description="one per task of lm-eval")
     dtype: str = Field(description="types of the parameters")
@@ -110,6 +130,7 @@ class LanguageReport(Report):
         """Where each metric was found: what thresholds are compared with."""
         names = ("perplexity", "loss", "bits_per_byte")
         rows = [(one.data, {name: getattr(one, name) for name in names}) for one in self.perplexity]
+        rows += [(a.data, {"perplexity": a.perplexity, "loss": a.loss}) for a in self.answers]
         rows += [(one.data, {"acc": one.acc, "acc_norm": one.acc_norm}) for one in self.choices]
         return rows + [(one.task, dict(one.metrics)) for one in self.tasks]
 

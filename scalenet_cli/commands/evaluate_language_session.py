@@ -1,12 +1,13 @@
 """One run of ``scalenet eval`` on a language model: records, a model, a device, reports."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scalenet_cli.commands.evaluate_language import (
+    AnswerReport,
     ChoiceReport,
     LanguageReport,
     PerplexityReport,
@@ -15,8 +16,10 @@ from scalenet_cli.commands.evaluate_language import (
 from scalenet_cli.commands.joining import joined
 from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
 from scalenet_cli.errors import DataUnreadable, OptionError
+from scalenet_cli.language.answers import Prepared, measure_answers, prepare_answers
 from scalenet_cli.language.choices import is_question, measure_choices, read_question
-from scalenet_cli.language.corpus import evaluation_records
+from scalenet_cli.language.corpus import evaluation_records, longest
+from scalenet_cli.language.examples import has_answer
 from scalenet_cli.language.harness import check_tasks, run_tasks
 from scalenet_cli.language.perplexity import choose_windows, measure_perplexity
 from scalenet_cli.language.records import HUB, Record, text_of
@@ -28,17 +31,26 @@ if TYPE_CHECKING:
     from scalenet_cli.commands.evaluate import Progress
     from scalenet_cli.commands.evaluate_language import LanguageEvaluation, LanguageOptions
 
-_TEXT_METRICS = frozenset({"perplexity", "loss", "bits_per_byte"})
-_CHOICE_METRICS = frozenset({"acc", "acc_norm"})
+Kind = Literal["texts", "questions", "answers"]
+
+_METRICS: Final[Mapping[Kind, frozenset[str]]] = {
+    "texts": frozenset({"perplexity", "loss", "bits_per_byte"}),
+    "questions": frozenset({"acc", "acc_norm"}),
+    "answers": frozenset({"perplexity", "loss"}),
+}
+_ONE: Final[Mapping[Kind, str]] = {
+    "texts": "a text", "questions": "a question", "answers": "a record to finetune on",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Records of one kind from one place."""
+    """Records of one kind from one place; answers become tokens as soon as the model is known."""
 
     place: str
     records: Sequence[Record]
-    questions: bool
+    kind: Kind
+    answers: Prepared | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,31 +96,40 @@ def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:
         work.target, work.options, tokenizer=how.tokenizer, precision=how.precision
     )
     choose_windows(opened.num_positions, how.context, how.stride)
+    data = [_prepared(one, opened, how) if one.kind == "answers" else one for one in data]
     return LanguageSession(opened, data, index, devices, how)
 
 
 def _read(place: str, work: "LanguageEvaluation") -> Data:
     how = work.how
     records = evaluation_records(place, how.split, how.limit, target=work.target)
-    questions = is_question(records[0])
+    kind = _kind(records[0])
     for record in records:
-        if questions:
+        if kind == "questions":
             read_question(record)
-        elif is_question(record):
+        elif _kind(record) != kind:
             raise DataUnreadable(
-                "a question among texts", where=record.place, hint="one kind of records per --data"
+                f"{_ONE[_kind(record)]} among {kind}",
+                where=record.place,
+                hint="one kind of records per --data",
             )
-        else:
+        elif kind == "texts":
             text_of(record, "text")
     shown = f"{place} {how.split or 'validation'}" if place.startswith(HUB) else place
-    return Data(shown, records, questions)
+    return Data(shown, records, kind)
+
+
+def _kind(record: Record) -> Kind:
+    if is_question(record):
+        return "questions"
+    return "answers" if has_answer(record) else "texts"
 
 
 def _require_metrics(work: "LanguageEvaluation", data: Sequence[Data]) -> None:
     """A threshold on what is not measured would never be missed."""
     if work.how.tasks:
         return
-    given = {name for one in data for name in (_CHOICE_METRICS if one.questions else _TEXT_METRICS)}
+    given = {name for one in data for name in _METRICS[one.kind]}
     lacking = sorted(work.wanted - given)
     if lacking:
         raise OptionError(
@@ -117,13 +138,15 @@ def _require_metrics(work: "LanguageEvaluation", data: Sequence[Data]) -> None:
 
 
 def _run(target: str, session: LanguageSession, progress: "Progress | None") -> LanguageReport:
-    texts = [_perplexity(session, one, progress) for one in session.data if not one.questions]
-    choices = [_choices(session, one, progress) for one in session.data if one.questions]
+    texts = [_perplexity(session, one, progress) for one in session.data if one.kind == "texts"]
+    answers = [_answers(session, one, progress) for one in session.data if one.kind == "answers"]
+    choices = [_choices(session, one, progress) for one in session.data if one.kind == "questions"]
     dtypes = {str(p.dtype).removeprefix("torch.") for p in session.opened.model.parameters()}
     return LanguageReport(
         target=target,
         architecture=session.opened.architecture,
         perplexity=tuple(texts),
+        answers=tuple(answers),
         choices=tuple(choices),
         tasks=tuple(_tasks(session)),
         dtype=", ".join(sorted(dtypes)),
@@ -164,6 +187,44 @@ def _perplexity(
         stride=windows.stride,
         seconds=seconds,
         tokens_per_second=found.num_targets / seconds,
+    )
+
+
+def _prepared(data: Data, opened: OpenedLanguageModel, how: "LanguageOptions") -> Data:
+    answers = prepare_answers(
+        data.records,
+        opened.tokenizer,
+        how.template,
+        longest(how.context, opened.num_positions, "--context"),
+        opened.num_embeddings,
+        data.place,
+    )
+    return replace(data, answers=answers)
+
+
+def _answers(session: LanguageSession, data: Data, progress: "Progress | None") -> AnswerReport:
+    assert data.answers is not None
+    started = time.perf_counter()
+    sequences = data.answers.sequences
+    found = measure_answers(
+        session.opened.model,
+        sequences,
+        session.devices,
+        batch_size=session.how.batch_size,
+        place=data.place,
+        progress=progress,
+    )
+    return AnswerReport(
+        data=data.place,
+        template=data.answers.template,
+        num_records=len(data.records),
+        num_cut=sequences.num_cut,
+        num_dropped=sequences.num_dropped,
+        num_targets=found.num_targets,
+        loss=found.loss,
+        perplexity=found.perplexity,
+        context=data.answers.max_length,
+        seconds=time.perf_counter() - started,
     )
 
 

@@ -1,13 +1,16 @@
 """Perplexity of the answers of records: what validation measures while a model is trained."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 
+from scalenet_cli.language.examples import Chosen, ExampleMaker, Template
+from scalenet_cli.language.records import Record
 from scalenet_cli.language.scoring import Progress, Span, perplexity_of, score
-from scalenet_cli.language.sequences import Sequences
+from scalenet_cli.language.sequences import Sequences, tokenize
 from scalenet_cli.training.devices import Devices
 
 
@@ -28,6 +31,37 @@ class Answers:
     def perplexity(self) -> float:
         """Infinity where a float64 cannot hold it."""
         return perplexity_of(self.loss)
+
+
+@final
+@dataclass(frozen=True)
+class Prepared:
+    """Records as sequences of at most ``max_length`` tokens, written by a template."""
+
+    template: Chosen
+    sequences: Sequences
+    max_length: int
+
+
+def prepare_answers(
+    records: Sequence[Record],
+    tokenizer: Any,
+    template: Template,
+    max_length: int,
+    num_embeddings: int,
+    place: str,
+) -> Prepared:
+    """Tokens of records, of which the answers are targets, as while training.
+
+    Raises:
+        DataUnreadable: a record has not the fields of one, or none has an answer.
+        ArchitectureMismatch: a token that the model's embedding has no row for.
+        OptionError: a chat template is asked for, and there is none.
+    """
+    maker = ExampleMaker(tokenizer, template, train_on_prompt=False)
+    examples = (maker.make(record) for record in records)
+    sequences = tokenize(examples, tokenizer, max_length, num_embeddings, place)
+    return Prepared(maker.template, sequences, max_length)
 
 
 def measure_answers(

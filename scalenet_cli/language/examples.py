@@ -16,6 +16,7 @@ from scalenet_cli.language.turns import (
 )
 
 Template = Literal["auto", "chat", "alpaca", "none"]
+Chosen = Literal["chat", "alpaca", "none"]
 Span = tuple[int, int]
 
 # As published with the Alpaca data; the paper finetunes on them.
@@ -81,8 +82,8 @@ class ExampleMaker:
                 hint="leave template out for Alpaca's, or put a chat_template.jinja beside the "
                 "tokenizer",
             )
-        own: Template = "chat" if has_chat else "alpaca"
-        self.template: Template = own if template == "auto" else template
+        own: Chosen = "chat" if has_chat else "alpaca"
+        self.template: Chosen = own if template == "auto" else template
 
     def make(self, record: Record) -> Example | None:
         """The example of a record; None where there is nothing to learn in it.
@@ -187,6 +188,11 @@ class ExampleMaker:
 def is_plain(record: Record) -> bool:
     """Whether a record is text alone, all of which is learned."""
     return _form(record) == "text"
+
+
+def has_answer(record: Record) -> bool:
+    """Whether a record tells apart what is asked and what is answered."""
+    return _form(record) not in ("text", None)
 
 
 def _form(record: Record) -> Form | None:

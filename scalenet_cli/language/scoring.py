@@ -34,7 +34,7 @@ class Span:
 
 
 def perplexity_of(loss: float) -> float:
-    """e to the power of a loss in nats; infinity where a float64 cannot hold it."""
+    """E to the power of a loss in nats; infinity where a float64 cannot hold it."""
     return math.exp(loss) if loss < 709 else math.inf
 
 

@@ -92,7 +92,7 @@ def test_a_bundle_and_its_source_say_the_same(run: Run, tmp_path: Path) -> None:
     [
         ({"txt": "a"}, "the field text is missing, and has to be a text"),
         ({"text": 5}, "the field text is a number"),
-        ({"instruction": "a", "output": "b"}, "fields of this record: instruction, output"),
+        ({"instruction": "a", "output": "b"}, "a record to finetune on among texts"),
         ({"query": "a", "choices": ["a", "b"]}, "a question among texts"),
     ],
 )
