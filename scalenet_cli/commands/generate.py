@@ -36,8 +36,11 @@ class GenerateOptions:
     precision: Precision | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.temperature < math.inf):
-            raise OptionError(f"--temperature is {self.temperature}, and has to be 0 or more")
+        # Below it, scores over the temperature leave float32.
+        if self.temperature != 0 and not (1e-6 <= self.temperature < math.inf):
+            raise OptionError(
+                f"--temperature is {self.temperature}, and has to be 0, or 1e-06 or more"
+            )
         if self.max_new_tokens < 1:
             raise OptionError(f"--max-new-tokens is {self.max_new_tokens}, and has to be 1 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -1,5 +1,6 @@
 """Text that a model writes after a prompt, handed out as soon as it is certain."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def generate_text(
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
             return_dict_in_generate=False,
+            remove_invalid_values=False,  # would hide what is to be noticed
+            logits_processor=[_finite],
             streamer=_streamer(tokenizer, listener),
         )
     new = found[0, len(ids) :].tolist()
@@ -122,12 +125,28 @@ def _refusing() -> Iterator[None]:
             f"generation_config.json cannot be used: {str(error)[:300]}",
             hint="mend that file in the source folder, and expand again",
         ) from None
-    except RuntimeError as error:
-        if "probability tensor" not in str(error):
-            raise
+
+
+def _finite(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The scores as they are, once they are known to be numbers.
+
+    It waits for the device, which the token's way to the streamer does as well; drawing from NaN
+    would end a CUDA process for good.
+
+    Raises:
+        LossNotFinite: the model answers NaN or infinity.
+        ValueError: the generation config rules out every token.
+    """
+    # NaN and infinity reach this sum through all masks of the config; the -inf of a mask does not.
+    total = scores.logsumexp(-1).item()
+    if total == -math.inf:
+        raise ValueError("it rules out every token")
+    if not math.isfinite(total):
         raise LossNotFinite(
-            "the model answers NaN or infinity", hint="use --precision fp32"
-        ) from None
+            "the model answers NaN or infinity",
+            hint="use --precision fp32; if that answers the same, the weights are damaged",
+        )
+    return scores
 
 
 def _streamer(tokenizer: Any, listener: Callable[[str], None]) -> Any:

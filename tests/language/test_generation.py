@@ -1,5 +1,6 @@
 """`generate` against transformers' own, from greedy to sampled, streamed or not."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -139,14 +140,29 @@ def test_an_end_is_told(model: Path) -> None:
     assert (found.tokens, found.stopped) == (1, "end")
 
 
-def test_answers_that_are_no_numbers(model: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_answers_that_are_no_numbers(model: Path, value: float) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(model / "model.safetensors")
-    tensors["model.norm.weight"][0] = float("nan")
+    tensors["model.norm.weight"][0] = value
     save_file(tensors, model / "model.safetensors")
-    with pytest.raises(LossNotFinite, match="NaN or infinity"):
-        generate(model, PROMPT, GenerateOptions(temperature=1.0))
+    hiding = '{"remove_invalid_values": true, "suppress_tokens": [5], "repetition_penalty": 1.3}'
+    for config in ("{}", hiding):
+        (model / "generation_config.json").write_text(config)
+        for how in (GenerateOptions(), GenerateOptions(temperature=1.0, top_k=5)):
+            with pytest.raises(LossNotFinite, match="NaN or infinity"):
+                generate(model, PROMPT, how)
+
+
+def test_tokens_that_the_config_rules_out(model: Path) -> None:
+    path = model / "generation_config.json"
+    path.write_text(json.dumps({"suppress_tokens": list(range(63))}))
+    for how in (GenerateOptions(3), GenerateOptions(3, temperature=1.0)):
+        assert generate(model, PROMPT, how).tokens == 3
+    path.write_text(json.dumps({"suppress_tokens": list(range(64))}))
+    with pytest.raises(CheckpointUnreadable, match="it rules out every token"):
+        generate(model, PROMPT, GenerateOptions(3))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -174,7 +190,7 @@ def test_a_token_that_the_model_does_not_have(model: Path) -> None:
     ("name", "value"),
     [
         ("max_new_tokens", 0), ("temperature", -0.1), ("temperature", float("nan")),
-        ("temperature", float("inf")), ("top_p", 0.0), ("top_p", 1.5), ("top_k", 0),
+        ("temperature", float("inf")), ("temperature", 1e-40), ("top_p", 0.0), ("top_p", 1.5), ("top_k", 0),
         ("top_p", 0.5), ("top_k", 5),
     ],
 )  # fmt: skip
