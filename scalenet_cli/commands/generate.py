@@ -65,7 +65,8 @@ class GenerateReport(Report):
     prompt_tokens: int = Field(description="with the chat template, where it is used")
     chat: bool = Field(description="whether the prompt was put into the chat template")
     stopped: Literal["end", "length"] = Field(
-        description="`end`: the model ended the text; `length`: no more tokens were allowed"
+        description="`end`: the model ended the text, or its generation config did; `length`: no "
+        "more tokens were allowed"
     )
     notes: tuple[str, ...] = Field(description="decisions that the user should hear of")
 

@@ -25,7 +25,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """New text without special tokens, its tokens, and whether the model ended it."""
+    """New text without special tokens, its tokens, and whether it ended before all were used."""
 
     text: str
     num_tokens: int
@@ -98,6 +98,7 @@ def generate_text(
             max_new_tokens=sampling.max_new_tokens,
             max_length=None,
             num_beams=1,  # text of several beams cannot be handed out before its end
+            num_return_sequences=1,
             do_sample=sampled,
             temperature=sampling.temperature if sampled else None,
             top_p=(sampling.top_p or 1.0) if sampled else None,
@@ -107,11 +108,13 @@ def generate_text(
             return_dict_in_generate=False,
             remove_invalid_values=False,  # would hide what is to be noticed
             logits_processor=[_finite],
+            tokenizer=tokenizer,  # for the config's stop_strings
             streamer=_streamer(tokenizer, listener),
         )
     new = found[0, len(ids) :].tolist()
     text = tokenizer.decode(new, skip_special_tokens=True)
-    return Generated(text, len(new), bool(new) and new[-1] in ends)
+    ended = len(new) < sampling.max_new_tokens or new[-1] in ends
+    return Generated(text, len(new), ended)
 
 
 @contextmanager

@@ -178,6 +178,21 @@ def test_generation_configs_of_strangers(model: Path) -> None:
         generate(model, PROMPT, GenerateOptions(3))
 
 
+def test_generation_configs_that_end_or_repeat_a_text(model: Path) -> None:
+    whole = generate(model, PROMPT, GenerateOptions(9))
+    path = model / "generation_config.json"
+    path.write_text('{"num_return_sequences": 2, "do_sample": true}')
+    for how in (GenerateOptions(9), GenerateOptions(9, temperature=1.0)):
+        assert generate(model, PROMPT, how).tokens == 9
+    end = whole.text[3:5]
+    path.write_text(json.dumps({"stop_strings": [end]}))
+    found = generate(model, PROMPT, GenerateOptions(9))
+    assert (found.stopped, whole.stopped) == ("end", "length")
+    assert found.tokens < 9
+    assert whole.text.startswith(found.text)
+    assert end in found.text
+
+
 def test_a_token_that_the_model_does_not_have(model: Path) -> None:
     opened = open_language_model(str(model))
     opened.tokenizer.add_tokens(["<image>"])
