@@ -10,6 +10,7 @@ import torch
 
 from scalenet_cli.errors import CheckpointUnreadable, LossNotFinite, OptionError
 from scalenet_cli.language.chat import TemplateRefused, render_chat
+from scalenet_cli.language.streaming import TextStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,34 +88,40 @@ def generate_text(
     """
     inputs = torch.tensor([ids], device=model.device)
     ends = _ends(model, tokenizer)
-    sampled = sampling.temperature > 0
+    stream = TextStream(tokenizer, listener)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(), _refusing():
         torch.manual_seed(sampling.seed)
-        # The rest is the source's generation config, such as a repetition penalty.
         found = model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
-            max_new_tokens=sampling.max_new_tokens,
-            max_length=None,
-            num_beams=1,  # text of several beams cannot be handed out before its end
-            num_return_sequences=1,
-            do_sample=sampled,
-            temperature=sampling.temperature if sampled else None,
-            top_p=(sampling.top_p or 1.0) if sampled else None,
-            top_k=(sampling.top_k or 0) if sampled else None,
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-            return_dict_in_generate=False,
-            remove_invalid_values=False,  # would hide what is to be noticed
             logits_processor=[_finite],
             tokenizer=tokenizer,  # for the config's stop_strings
-            streamer=_streamer(tokenizer, listener),
+            streamer=stream,
+            **_settings(sampling, ends),
         )
     new = found[0, len(ids) :].tolist()
-    text = tokenizer.decode(new, skip_special_tokens=True)
     ended = len(new) < sampling.max_new_tokens or new[-1] in ends
-    return Generated(text, len(new), ended)
+    return Generated(stream.text, len(new), ended)
+
+
+def _settings(sampling: Sampling, ends: list[int]) -> dict[str, Any]:
+    """What is not the source's generation config's to say, such as a repetition penalty is."""
+    sampled = sampling.temperature > 0
+    return {
+        "max_new_tokens": sampling.max_new_tokens,
+        "max_length": None,
+        "num_beams": 1,  # text of several beams cannot be handed out before its end
+        "num_return_sequences": 1,
+        "do_sample": sampled,
+        "temperature": sampling.temperature if sampled else None,
+        "top_p": (sampling.top_p or 1.0) if sampled else None,
+        "top_k": (sampling.top_k or 0) if sampled else None,
+        "eos_token_id": ends or None,
+        "pad_token_id": ends[0] if ends else 0,
+        "return_dict_in_generate": False,
+        "remove_invalid_values": False,  # would hide what is to be noticed
+    }
 
 
 @contextmanager
@@ -150,19 +157,6 @@ def _finite(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             hint="use --precision fp32; if that answers the same, the weights are damaged",
         )
     return scores
-
-
-def _streamer(tokenizer: Any, listener: Callable[[str], None]) -> Any:
-    """Hands text over in place of printing it, as soon as later tokens cannot change it."""
-    from transformers import TextStreamer
-
-    class Streamer(TextStreamer):  # type: ignore[misc]
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            """A piece of text; it may be empty."""
-            if text:
-                listener(text)
-
-    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

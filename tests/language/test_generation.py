@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -43,6 +43,7 @@ def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
     assert (found.tokens, found.stopped) == (9, "length")
     assert found.text == opened.tokenizer.decode(new, skip_special_tokens=True)
     assert "".join(pieces) == found.text
+    assert len(pieces) > 1
     assert (found.prompt, found.chat) == (PROMPT, False)
 
 
@@ -83,6 +84,18 @@ def test_a_prompt_of_half_characters(model: Path) -> None:
         with pytest.raises(OptionError, match="half a character"):
             generate(model, "caf\udce9", GenerateOptions(3, chat=chat))
         write_tokenizer(model, template=TEMPLATE)
+
+
+def test_a_prompt_and_its_text_are_one_text(model: Path) -> None:
+    """A decoder of sentencepiece's kind drops the space that a text begins with."""
+    backend = Tokenizer(models.WordLevel({f"\u2581w{at}": at for at in range(64)}))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(model)
+    pieces: list[str] = []
+    found = generate(model, "w5 w6", GenerateOptions(4), listener=pieces.append)
+    assert len(("w5 w6" + found.text).split(" ")) == 6
+    assert len(pieces) == 4
+    assert "".join(pieces) == found.text
 
 
 def test_a_listener_that_cannot_write_is_not_the_config(model: Path) -> None:
@@ -205,8 +218,8 @@ def test_a_token_that_the_model_does_not_have(model: Path) -> None:
     ("name", "value"),
     [
         ("max_new_tokens", 0), ("temperature", -0.1), ("temperature", float("nan")),
-        ("temperature", float("inf")), ("temperature", 1e-40), ("top_p", 0.0), ("top_p", 1.5), ("top_k", 0),
-        ("top_p", 0.5), ("top_k", 5),
+        ("temperature", float("inf")), ("temperature", 1e-40), ("top_p", 0.0),
+        ("top_p", 1.5), ("top_k", 0), ("top_p", 0.5), ("top_k", 5),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be(name: str, value: float) -> None:
