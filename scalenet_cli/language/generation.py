@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from scalenet_cli.errors import CheckpointUnreadable, LossNotFinite, OptionError
-from scalenet_cli.language.chat import TemplateRefused, render_chat
+from scalenet_cli.errors import CheckpointUnreadable, LossNotFinite
 from scalenet_cli.language.streaming import TextStream
 
 
@@ -31,44 +30,6 @@ class Generated:
     text: str
     num_tokens: int
     ended: bool
-
-
-def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool | None) -> tuple[list[int], bool]:
-    """Token ids, and whether they are the chat template's.
-
-    Raises:
-        OptionError: a template is asked for and there is none; or the prompt has no token, or half
-            a character.
-        CheckpointUnreadable: the template is damaged.
-    """
-    if chat and tokenizer.chat_template is None:
-        raise OptionError("--chat needs a chat template, and the tokenizer has none")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:  # bytes of a command line that are no text become surrogates
-        raise OptionError("the prompt holds half a character", hint="write it in UTF-8") from None
-    templated = tokenizer.chat_template is not None if chat is None else chat
-    if not templated:
-        ids = _encode_open(tokenizer, prompt)
-    else:
-        try:
-            text = render_chat(tokenizer, [{"role": "user", "content": prompt}], ask=True)
-        except TemplateRefused as error:
-            raise CheckpointUnreadable(
-                f"the chat template cannot be used: {error}", hint="use --no-chat"
-            ) from None
-        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-    if not prompt or not ids:
-        raise OptionError("the prompt is empty")
-    return ids, templated
-
-
-def _encode_open(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids without an EOS that the tokenizer adds itself: the text is to go on."""
-    ids: list[int] = tokenizer.encode(prompt, verbose=False)
-    own: list[int] = tokenizer.encode(prompt, add_special_tokens=False, verbose=False)
-    is_closed = ids[-len(own) - 1 :] == [*own, tokenizer.eos_token_id]
-    return ids[:-1] if is_closed else ids
 
 
 def generate_text(

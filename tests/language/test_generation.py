@@ -18,8 +18,14 @@ from scalenet_cli.errors import (
     LossNotFinite,
     OptionError,
 )
-from scalenet_cli.language.generation import encode_prompt
+from scalenet_cli.language.examples import ALPACA, Template
+from scalenet_cli.language.prompts import encode_prompt
+from scalenet_cli.language.tokenizers import load_tokenizer
+from scalenet_cli.plan.load_training import recipe_text
+from scalenet_cli.plan.training import LanguageRecipe
+from scalenet_cli.training.run_folder import RECIPE, RunFolder
 from tests.language.helpers import TEMPLATE, write_model, write_tokenizer
+from tests.training.texts import CHAT, write_language_bundle
 from tests.training.texts import write_tokenizer as write_words
 
 PROMPT = "the cat sat on"
@@ -28,6 +34,13 @@ PROMPT = "the cat sat on"
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model", eos_token_id=None)
+
+
+def write_run(folder: Path, template: Template, chat: str | None) -> RunFolder:
+    """What ``generate`` reads of a run: its recipe, and a bundle."""
+    write_language_bundle(folder / "last", chat=chat)
+    (folder / RECIPE).write_text(recipe_text(LanguageRecipe(template=template)))
+    return RunFolder(folder)
 
 
 def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
@@ -44,7 +57,7 @@ def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
     assert found.text == opened.tokenizer.decode(new, skip_special_tokens=True)
     assert "".join(pieces) == found.text
     assert len(pieces) > 1
-    assert (found.prompt, found.chat) == (PROMPT, False)
+    assert (found.prompt, found.template) == (PROMPT, "none")
 
 
 def test_a_seed_gives_one_text_and_leaves_the_state_alone(model: Path) -> None:
@@ -62,27 +75,83 @@ def test_the_chat_template_is_used_where_there_is_one(model: Path) -> None:
     plain = generate(model, PROMPT, GenerateOptions(3))
     write_tokenizer(model, template=TEMPLATE)
 
-    def counted(chat: bool | None) -> GenerateReport:
-        return generate(model, PROMPT, GenerateOptions(3, chat=chat))
+    def counted(template: Template, system: str | None = None) -> GenerateReport:
+        how = GenerateOptions(3, template=template, system=system)
+        return generate(model, PROMPT, how)
 
-    assert counted(None).prompt_tokens == counted(True).prompt_tokens > plain.prompt_tokens
-    assert counted(False).prompt_tokens == plain.prompt_tokens
-    assert (counted(None).chat, counted(False).chat) == (True, False)
+    auto, chat, none = counted("auto"), counted("chat"), counted("none")
+    assert auto.prompt_tokens == chat.prompt_tokens > none.prompt_tokens == plain.prompt_tokens
+    assert (auto.template, chat.template, none.template) == ("chat", "chat", "none")
+    assert counted("auto", "a dog").prompt_tokens > auto.prompt_tokens
 
 
 def test_an_end_that_the_tokenizer_adds_is_left_out(tmp_path: Path) -> None:
     tokenizer = write_words(tmp_path, ends=True)
     assert tokenizer("w5 w6").input_ids == [1, 5, 6, 2]
-    assert encode_prompt(tokenizer, "w5 w6", chat=None) == ([1, 5, 6], False)
-    assert encode_prompt(tokenizer, "w5 </s>", chat=None) == ([1, 5, 2], False)
+    assert encode_prompt(tokenizer, "w5 w6", "none") == [1, 5, 6]
+    assert encode_prompt(tokenizer, "w5 </s>", "none") == [1, 5, 2]
     plain = write_words(tmp_path)
-    assert encode_prompt(plain, "w5 </s>", chat=None) == ([1, 5, 2], False)
+    assert encode_prompt(plain, "w5 </s>", "none") == [1, 5, 2]
+
+
+def test_a_prompt_in_alpacas_words(tmp_path: Path) -> None:
+    tokenizer = write_words(tmp_path, ends=True)
+    text = ALPACA.format(instruction="w5 {w6}")
+    assert encode_prompt(tokenizer, "w5 {w6}", "alpaca") == tokenizer(text).input_ids[:-1]
+    assert text.endswith("w5 {w6}\n\n### Response:\n")
+
+
+@pytest.mark.parametrize(
+    ("trained", "chat", "expected"),
+    [("auto", CHAT, "chat"), ("auto", None, "alpaca"), ("alpaca", CHAT, "alpaca"),
+     ("none", CHAT, "none")],
+)  # fmt: skip
+def test_a_run_is_asked_as_it_was_trained(
+    tmp_path: Path, trained: Template, chat: str | None, expected: str
+) -> None:
+    run = write_run(tmp_path, trained, chat)
+    found = generate(run.path, "w5 w6", GenerateOptions(3))
+    told = (
+        f"the prompt's template is {expected}, as in the run's recipe.yaml; --template chooses "
+        "another",
+    )
+    assert (found.template, found.notes) == (expected, told)
+    ids = encode_prompt(load_tokenizer(run.last), "w5 w6", found.template)
+    assert found.prompt_tokens == len(ids)
+    chosen = generate(run.path, "w5 w6", GenerateOptions(3, template="none"))
+    assert (chosen.template, chosen.notes) == ("none", ())
+    # Its bundles are any other target.
+    other = generate(run.last, "w5 w6", GenerateOptions(3))
+    assert (other.template, other.notes) == ("none" if chat is None else "chat", ())
+
+
+def test_a_run_whose_chat_template_is_gone(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "chat", None)
+    with pytest.raises(OptionError, match="the template is chat, but the tokenizer has none"):
+        generate(run.path, "w5 w6", GenerateOptions(3))
+
+
+def test_system_messages_that_cannot_be(model: Path) -> None:
+    how = GenerateOptions(3, system="a dog")
+    with pytest.raises(OptionError, match=r"--system needs a chat template, .* is none"):
+        generate(model, PROMPT, how)
+    with pytest.raises(OptionError, match=r"--system needs a chat template, .* is alpaca"):
+        generate(model, PROMPT, GenerateOptions(3, template="alpaca", system="a dog"))
+    write_tokenizer(model, template="{{ messages[-1].content }}")
+    with pytest.raises(OptionError, match="the chat template leaves --system out"):
+        generate(model, PROMPT, how)
+    refusing = "{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}a"
+    write_tokenizer(model, template=refusing)
+    with pytest.raises(CheckpointUnreadable, match="leave --system out"):
+        generate(model, PROMPT, how)
+    with pytest.raises(OptionError, match="--system holds half a character"):
+        generate(model, PROMPT, GenerateOptions(3, system="caf\udce9"))
 
 
 def test_a_prompt_of_half_characters(model: Path) -> None:
-    for chat in (None, False):
-        with pytest.raises(OptionError, match="half a character"):
-            generate(model, "caf\udce9", GenerateOptions(3, chat=chat))
+    for _ in range(2):
+        with pytest.raises(OptionError, match="the prompt holds half a character"):
+            generate(model, "caf\udce9", GenerateOptions(3))
         write_tokenizer(model, template=TEMPLATE)
 
 
@@ -117,7 +186,7 @@ def test_what_stdout_cannot_write_is_escaped(model: Path) -> None:
 
 def test_templates_that_cannot_be_used(model: Path) -> None:
     with pytest.raises(OptionError, match="the tokenizer has none"):
-        generate(model, PROMPT, GenerateOptions(chat=True))
+        generate(model, PROMPT, GenerateOptions(template="chat"))
     broken = (
         "{{ messages[5].content }}", "{% for", "{{ raise_exception('no') }}", "{{ 1 / 0 }}",
         "{{ messages.x.y }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
