@@ -31,12 +31,18 @@ def generate(
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="N", help="Choose among the K best tokens.")
     ] = None,
-    chat: Annotated[
-        bool | None,
+    template: Annotated[
+        Literal["auto", "chat", "alpaca", "none"],
         typer.Option(
-            "--chat/--no-chat",
-            help="Put the prompt into the chat template; by default where there is one.",
+            "--template",
+            metavar="auto|chat|alpaca|none",
+            help="What the prompt is put into; by default what a run was trained with, or else the "
+            "chat template where there is one.",
         ),
+    ] = "auto",
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="TEXT", help="A system message, for a chat template."),
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -67,8 +73,9 @@ def generate(
     from scalenet_cli.commands.generate import generate as run
 
     how = GenerateOptions(
-        max_new_tokens, temperature, top_p, top_k, seed, chat, tokenizer, device, precision
-    )
+        max_new_tokens, temperature, top_p, top_k, seed, template, system, tokenizer, device,
+        precision,
+    )  # fmt: skip
     text = _stdin() if prompt == "-" else prompt
     options = source_options(None, None, random_weights, seed)
     report: GenerateReport = run(

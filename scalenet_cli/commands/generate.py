@@ -12,6 +12,7 @@ from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.evaluate import Device, Precision
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
+from scalenet_cli.language.examples import Template
 
 # Gets each piece of text as soon as it is certain.
 Listener = Callable[[str], None]
@@ -22,7 +23,9 @@ class GenerateOptions:
     """How to go on from a prompt.
 
     A temperature of 0 takes the most probable token; ``top_p`` and ``top_k`` need a higher one.
-    ``chat`` puts the prompt into the tokenizer's chat template, by default where it has one.
+    ``template`` says how the prompt is written, in the words of a training recipe; ``auto`` is what
+    a run was trained with, and of any other target the chat template where there is one. ``system``
+    is a message in front of it, in a chat template.
     """
 
     max_new_tokens: int = 128
@@ -30,14 +33,18 @@ class GenerateOptions:
     top_p: float | None = None
     top_k: int | None = None
     seed: int = 0
-    chat: bool | None = None
+    template: Template = "auto"
+    system: str | None = None
     tokenizer: str | None = None
     device: Device = "auto"
     precision: Precision | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.temperature < math.inf):
-            raise OptionError(f"--temperature is {self.temperature}, and has to be 0 or more")
+        # Below it, scores over the temperature leave float32.
+        if self.temperature != 0 and not (1e-6 <= self.temperature < math.inf):
+            raise OptionError(
+                f"--temperature is {self.temperature}, and has to be 0, or 1e-06 or more"
+            )
         if self.max_new_tokens < 1:
             raise OptionError(f"--max-new-tokens is {self.max_new_tokens}, and has to be 1 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -59,10 +66,13 @@ class GenerateReport(Report):
     text: str = Field(description="what follows the prompt, without special tokens")
     tokens: int = Field(description="new tokens")
     seconds: float = Field(description="from the first pass over the prompt to the last token")
-    prompt_tokens: int = Field(description="with the chat template, where it is used")
-    chat: bool = Field(description="whether the prompt was put into the chat template")
+    prompt_tokens: int = Field(description="with its template")
+    template: Literal["chat", "alpaca", "none"] = Field(
+        description="what the prompt was put into; `none`: it stands as it is"
+    )
     stopped: Literal["end", "length"] = Field(
-        description="`end`: the model ended the text; `length`: no more tokens were allowed"
+        description="`end`: the model ended the text, or its generation config did; `length`: no "
+        "more tokens were allowed"
     )
     notes: tuple[str, ...] = Field(description="decisions that the user should hear of")
 

@@ -1,16 +1,22 @@
 """One text of ``scalenet generate``."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalenet_cli.bundle.read import bundle_folder
 from scalenet_cli.commands.generate import GenerateReport
 from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
-from scalenet_cli.language.generation import Sampling, encode_prompt, generate_text
+from scalenet_cli.language.examples import Template
+from scalenet_cli.language.generation import Sampling, generate_text
+from scalenet_cli.language.prompts import Chosen, choose_template, encode_prompt
 from scalenet_cli.language.tokenizers import check_ids
+from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.training.devices import find_device
 from scalenet_cli.training.failures import explained
+from scalenet_cli.training.run_folder import RECIPE, RunFolder
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.generate import GenerateOptions, Listener
@@ -26,9 +32,10 @@ def run_generation(
     """Opens, writes and reports; see generate."""
     device = find_device(how.device)
     opened = open_language_model(target, options, tokenizer=how.tokenizer, precision=how.precision)
-    ids, chat = encode_prompt(opened.tokenizer, prompt, chat=how.chat)
+    template, told = _template(target, opened, how)
+    ids = encode_prompt(opened.tokenizer, prompt, template, system=how.system)
     left = _room(opened, ids)
-    notes = list(opened.notes)
+    notes = [*opened.notes, *told]
     if left < how.max_new_tokens:
         notes.append(
             f"the context has room for {left} new tokens, not for {how.max_new_tokens}: "
@@ -50,10 +57,32 @@ def run_generation(
         tokens=found.num_tokens,
         seconds=time.perf_counter() - started,
         prompt_tokens=len(ids),
-        chat=chat,
+        template=template,
         stopped="end" if found.ended else "length",
         notes=tuple(notes),
     )
+
+
+def _template(
+    target: str, opened: OpenedLanguageModel, how: "GenerateOptions"
+) -> tuple[Chosen, tuple[str, ...]]:
+    """How the prompt is written, and what is to be told about it."""
+    trained = _trained_template(target) if how.template == "auto" else None
+    if trained is None:
+        return choose_template(opened.tokenizer, how.template, otherwise="none"), ()
+    chosen = choose_template(opened.tokenizer, trained, otherwise="alpaca")
+    return chosen, (
+        f"the prompt's template is {chosen}, as in the run's {RECIPE}; --template chooses another",
+    )
+
+
+def _trained_template(target: str) -> Template | None:
+    """What the recipe of a run says; None of any other target."""
+    run = RunFolder(Path(target))
+    if bundle_folder(run.path) == run.path or not (run.path / RECIPE).is_file():
+        return None
+    recipe = run.recipe()
+    return recipe.template if isinstance(recipe, LanguageRecipe) else None
 
 
 def _room(opened: OpenedLanguageModel, ids: list[int]) -> int:

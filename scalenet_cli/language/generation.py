@@ -1,5 +1,6 @@
 """Text that a model writes after a prompt, handed out as soon as it is certain."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,8 +8,8 @@ from typing import Any
 
 import torch
 
-from scalenet_cli.errors import CheckpointUnreadable, LossNotFinite, OptionError
-from scalenet_cli.language.chat import TemplateRefused, render_chat
+from scalenet_cli.errors import CheckpointUnreadable, LossNotFinite
+from scalenet_cli.language.streaming import TextStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,49 +25,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """New text without special tokens, its tokens, and whether the model ended it."""
+    """New text without special tokens, its tokens, and whether it ended before all were used."""
 
     text: str
     num_tokens: int
     ended: bool
-
-
-def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool | None) -> tuple[list[int], bool]:
-    """Token ids, and whether they are the chat template's.
-
-    Raises:
-        OptionError: a template is asked for and there is none; or the prompt has no token, or half
-            a character.
-        CheckpointUnreadable: the template is damaged.
-    """
-    if chat and tokenizer.chat_template is None:
-        raise OptionError("--chat needs a chat template, and the tokenizer has none")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:  # bytes of a command line that are no text become surrogates
-        raise OptionError("the prompt holds half a character", hint="write it in UTF-8") from None
-    templated = tokenizer.chat_template is not None if chat is None else chat
-    if not templated:
-        ids = _encode_open(tokenizer, prompt)
-    else:
-        try:
-            text = render_chat(tokenizer, [{"role": "user", "content": prompt}], ask=True)
-        except TemplateRefused as error:
-            raise CheckpointUnreadable(
-                f"the chat template cannot be used: {error}", hint="use --no-chat"
-            ) from None
-        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-    if not prompt or not ids:
-        raise OptionError("the prompt is empty")
-    return ids, templated
-
-
-def _encode_open(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids without an EOS that the tokenizer adds itself: the text is to go on."""
-    ids: list[int] = tokenizer.encode(prompt, verbose=False)
-    own: list[int] = tokenizer.encode(prompt, add_special_tokens=False, verbose=False)
-    is_closed = ids[-len(own) - 1 :] == [*own, tokenizer.eos_token_id]
-    return ids[:-1] if is_closed else ids
 
 
 def generate_text(
@@ -86,29 +49,40 @@ def generate_text(
     """
     inputs = torch.tensor([ids], device=model.device)
     ends = _ends(model, tokenizer)
-    sampled = sampling.temperature > 0
+    stream = TextStream(tokenizer, listener)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(), _refusing():
         torch.manual_seed(sampling.seed)
-        # The rest is the source's generation config, such as a repetition penalty.
         found = model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
-            max_new_tokens=sampling.max_new_tokens,
-            max_length=None,
-            num_beams=1,  # text of several beams cannot be handed out before its end
-            do_sample=sampled,
-            temperature=sampling.temperature if sampled else None,
-            top_p=(sampling.top_p or 1.0) if sampled else None,
-            top_k=(sampling.top_k or 0) if sampled else None,
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-            return_dict_in_generate=False,
-            streamer=_streamer(tokenizer, listener),
+            logits_processor=[_finite],
+            tokenizer=tokenizer,  # for the config's stop_strings
+            streamer=stream,
+            **_settings(sampling, ends),
         )
     new = found[0, len(ids) :].tolist()
-    text = tokenizer.decode(new, skip_special_tokens=True)
-    return Generated(text, len(new), bool(new) and new[-1] in ends)
+    ended = len(new) < sampling.max_new_tokens or new[-1] in ends
+    return Generated(stream.text, len(new), ended)
+
+
+def _settings(sampling: Sampling, ends: list[int]) -> dict[str, Any]:
+    """What is not the source's generation config's to say, such as a repetition penalty is."""
+    sampled = sampling.temperature > 0
+    return {
+        "max_new_tokens": sampling.max_new_tokens,
+        "max_length": None,
+        "num_beams": 1,  # text of several beams cannot be handed out before its end
+        "num_return_sequences": 1,
+        "do_sample": sampled,
+        "temperature": sampling.temperature if sampled else None,
+        "top_p": (sampling.top_p or 1.0) if sampled else None,
+        "top_k": (sampling.top_k or 0) if sampled else None,
+        "eos_token_id": ends or None,
+        "pad_token_id": ends[0] if ends else 0,
+        "return_dict_in_generate": False,
+        "remove_invalid_values": False,  # would hide what is to be noticed
+    }
 
 
 @contextmanager
@@ -122,25 +96,28 @@ def _refusing() -> Iterator[None]:
             f"generation_config.json cannot be used: {str(error)[:300]}",
             hint="mend that file in the source folder, and expand again",
         ) from None
-    except RuntimeError as error:
-        if "probability tensor" not in str(error):
-            raise
+
+
+def _finite(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The scores as they are, once they are known to be numbers.
+
+    It waits for the device, which the token's way to the streamer does as well; drawing from NaN
+    would end a CUDA process for good.
+
+    Raises:
+        LossNotFinite: the model answers NaN or infinity.
+        ValueError: the generation config rules out every token.
+    """
+    # NaN and infinity reach this sum through all masks of the config; the -inf of a mask does not.
+    total = scores.logsumexp(-1).item()
+    if total == -math.inf:
+        raise ValueError("it rules out every token")
+    if not math.isfinite(total):
         raise LossNotFinite(
-            "the model answers NaN or infinity", hint="use --precision fp32"
-        ) from None
-
-
-def _streamer(tokenizer: Any, listener: Callable[[str], None]) -> Any:
-    """Hands text over in place of printing it, as soon as later tokens cannot change it."""
-    from transformers import TextStreamer
-
-    class Streamer(TextStreamer):  # type: ignore[misc]
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            """A piece of text; it may be empty."""
-            if text:
-                listener(text)
-
-    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            "the model answers NaN or infinity",
+            hint="use --precision fp32; if that answers the same, the weights are damaged",
+        )
+    return scores
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

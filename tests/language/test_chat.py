@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 
 from scalenet_cli.language.chat import TemplateRefused, render_chat
-from scalenet_cli.language.generation import encode_prompt
+from scalenet_cli.language.prompts import encode_prompt
 from tests.language.test_sequences import prepared, words
 from tests.training.texts import CHAT, write_tokenizer
 
@@ -62,7 +62,10 @@ def test_a_prompt_is_what_transformers_makes_of_it(tmp_path: Path, chat: str) ->
     tokenizer = write_tokenizer(tmp_path, chat=chat)
     messages = [{"role": "user", "content": "w5 <s> w6"}]
     whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
-    assert encode_prompt(tokenizer, "w5 <s> w6", chat=None) == (whole["input_ids"], True)
+    assert encode_prompt(tokenizer, "w5 <s> w6", "chat") == whole["input_ids"]
+    messages.insert(0, {"role": "system", "content": "w7"})
+    whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    assert encode_prompt(tokenizer, "w5 <s> w6", "chat", system="w7") == whole["input_ids"]
 
 
 def test_a_conversation_that_an_answer_opens(tmp_path: Path) -> None:

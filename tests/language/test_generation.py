@@ -1,10 +1,11 @@
 """`generate` against transformers' own, from greedy to sampled, streamed or not."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -17,8 +18,14 @@ from scalenet_cli.errors import (
     LossNotFinite,
     OptionError,
 )
-from scalenet_cli.language.generation import encode_prompt
+from scalenet_cli.language.examples import ALPACA, Template
+from scalenet_cli.language.prompts import encode_prompt
+from scalenet_cli.language.tokenizers import load_tokenizer
+from scalenet_cli.plan.load_training import recipe_text
+from scalenet_cli.plan.training import LanguageRecipe
+from scalenet_cli.training.run_folder import RECIPE, RunFolder
 from tests.language.helpers import TEMPLATE, write_model, write_tokenizer
+from tests.training.texts import CHAT, write_language_bundle
 from tests.training.texts import write_tokenizer as write_words
 
 PROMPT = "the cat sat on"
@@ -27,6 +34,13 @@ PROMPT = "the cat sat on"
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model", eos_token_id=None)
+
+
+def write_run(folder: Path, template: Template, chat: str | None) -> RunFolder:
+    """What ``generate`` reads of a run: its recipe, and a bundle."""
+    write_language_bundle(folder / "last", chat=chat)
+    (folder / RECIPE).write_text(recipe_text(LanguageRecipe(template=template)))
+    return RunFolder(folder)
 
 
 def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
@@ -42,7 +56,8 @@ def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
     assert (found.tokens, found.stopped) == (9, "length")
     assert found.text == opened.tokenizer.decode(new, skip_special_tokens=True)
     assert "".join(pieces) == found.text
-    assert (found.prompt, found.chat) == (PROMPT, False)
+    assert len(pieces) > 1
+    assert (found.prompt, found.template) == (PROMPT, "none")
 
 
 def test_a_seed_gives_one_text_and_leaves_the_state_alone(model: Path) -> None:
@@ -60,28 +75,96 @@ def test_the_chat_template_is_used_where_there_is_one(model: Path) -> None:
     plain = generate(model, PROMPT, GenerateOptions(3))
     write_tokenizer(model, template=TEMPLATE)
 
-    def counted(chat: bool | None) -> GenerateReport:
-        return generate(model, PROMPT, GenerateOptions(3, chat=chat))
+    def counted(template: Template, system: str | None = None) -> GenerateReport:
+        how = GenerateOptions(3, template=template, system=system)
+        return generate(model, PROMPT, how)
 
-    assert counted(None).prompt_tokens == counted(True).prompt_tokens > plain.prompt_tokens
-    assert counted(False).prompt_tokens == plain.prompt_tokens
-    assert (counted(None).chat, counted(False).chat) == (True, False)
+    auto, chat, none = counted("auto"), counted("chat"), counted("none")
+    assert auto.prompt_tokens == chat.prompt_tokens > none.prompt_tokens == plain.prompt_tokens
+    assert (auto.template, chat.template, none.template) == ("chat", "chat", "none")
+    assert counted("auto", "a dog").prompt_tokens > auto.prompt_tokens
 
 
 def test_an_end_that_the_tokenizer_adds_is_left_out(tmp_path: Path) -> None:
     tokenizer = write_words(tmp_path, ends=True)
     assert tokenizer("w5 w6").input_ids == [1, 5, 6, 2]
-    assert encode_prompt(tokenizer, "w5 w6", chat=None) == ([1, 5, 6], False)
-    assert encode_prompt(tokenizer, "w5 </s>", chat=None) == ([1, 5, 2], False)
+    assert encode_prompt(tokenizer, "w5 w6", "none") == [1, 5, 6]
+    assert encode_prompt(tokenizer, "w5 </s>", "none") == [1, 5, 2]
     plain = write_words(tmp_path)
-    assert encode_prompt(plain, "w5 </s>", chat=None) == ([1, 5, 2], False)
+    assert encode_prompt(plain, "w5 </s>", "none") == [1, 5, 2]
+
+
+def test_a_prompt_in_alpacas_words(tmp_path: Path) -> None:
+    tokenizer = write_words(tmp_path, ends=True)
+    text = ALPACA.format(instruction="w5 {w6}")
+    assert encode_prompt(tokenizer, "w5 {w6}", "alpaca") == tokenizer(text).input_ids[:-1]
+    assert text.endswith("w5 {w6}\n\n### Response:\n")
+
+
+@pytest.mark.parametrize(
+    ("trained", "chat", "expected"),
+    [("auto", CHAT, "chat"), ("auto", None, "alpaca"), ("alpaca", CHAT, "alpaca"),
+     ("none", CHAT, "none")],
+)  # fmt: skip
+def test_a_run_is_asked_as_it_was_trained(
+    tmp_path: Path, trained: Template, chat: str | None, expected: str
+) -> None:
+    run = write_run(tmp_path, trained, chat)
+    found = generate(run.path, "w5 w6", GenerateOptions(3))
+    told = (
+        f"the prompt's template is {expected}, as in the run's recipe.yaml; --template chooses "
+        "another",
+    )
+    assert (found.template, found.notes) == (expected, told)
+    ids = encode_prompt(load_tokenizer(run.last), "w5 w6", found.template)
+    assert found.prompt_tokens == len(ids)
+    chosen = generate(run.path, "w5 w6", GenerateOptions(3, template="none"))
+    assert (chosen.template, chosen.notes) == ("none", ())
+    # Its bundles are any other target.
+    other = generate(run.last, "w5 w6", GenerateOptions(3))
+    assert (other.template, other.notes) == ("none" if chat is None else "chat", ())
+
+
+def test_a_run_whose_chat_template_is_gone(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "chat", None)
+    with pytest.raises(OptionError, match="the template is chat, but the tokenizer has none"):
+        generate(run.path, "w5 w6", GenerateOptions(3))
+
+
+def test_system_messages_that_cannot_be(model: Path) -> None:
+    how = GenerateOptions(3, system="a dog")
+    with pytest.raises(OptionError, match=r"--system needs a chat template, .* is none"):
+        generate(model, PROMPT, how)
+    with pytest.raises(OptionError, match=r"--system needs a chat template, .* is alpaca"):
+        generate(model, PROMPT, GenerateOptions(3, template="alpaca", system="a dog"))
+    write_tokenizer(model, template="{{ messages[-1].content }}")
+    with pytest.raises(OptionError, match="the chat template leaves --system out"):
+        generate(model, PROMPT, how)
+    refusing = "{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}a"
+    write_tokenizer(model, template=refusing)
+    with pytest.raises(CheckpointUnreadable, match="leave --system out"):
+        generate(model, PROMPT, how)
+    with pytest.raises(OptionError, match="--system holds half a character"):
+        generate(model, PROMPT, GenerateOptions(3, system="caf\udce9"))
 
 
 def test_a_prompt_of_half_characters(model: Path) -> None:
-    for chat in (None, False):
-        with pytest.raises(OptionError, match="half a character"):
-            generate(model, "caf\udce9", GenerateOptions(3, chat=chat))
+    for _ in range(2):
+        with pytest.raises(OptionError, match="the prompt holds half a character"):
+            generate(model, "caf\udce9", GenerateOptions(3))
         write_tokenizer(model, template=TEMPLATE)
+
+
+def test_a_prompt_and_its_text_are_one_text(model: Path) -> None:
+    """A decoder of sentencepiece's kind drops the space that a text begins with."""
+    backend = Tokenizer(models.WordLevel({f"\u2581w{at}": at for at in range(64)}))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(model)
+    pieces: list[str] = []
+    found = generate(model, "w5 w6", GenerateOptions(4), listener=pieces.append)
+    assert len(("w5 w6" + found.text).split(" ")) == 6
+    assert len(pieces) == 4
+    assert "".join(pieces) == found.text
 
 
 def test_a_listener_that_cannot_write_is_not_the_config(model: Path) -> None:
@@ -103,7 +186,7 @@ def test_what_stdout_cannot_write_is_escaped(model: Path) -> None:
 
 def test_templates_that_cannot_be_used(model: Path) -> None:
     with pytest.raises(OptionError, match="the tokenizer has none"):
-        generate(model, PROMPT, GenerateOptions(chat=True))
+        generate(model, PROMPT, GenerateOptions(template="chat"))
     broken = (
         "{{ messages[5].content }}", "{% for", "{{ raise_exception('no') }}", "{{ 1 / 0 }}",
         "{{ messages.x.y }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
@@ -139,14 +222,29 @@ def test_an_end_is_told(model: Path) -> None:
     assert (found.tokens, found.stopped) == (1, "end")
 
 
-def test_answers_that_are_no_numbers(model: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_answers_that_are_no_numbers(model: Path, value: float) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(model / "model.safetensors")
-    tensors["model.norm.weight"][0] = float("nan")
+    tensors["model.norm.weight"][0] = value
     save_file(tensors, model / "model.safetensors")
-    with pytest.raises(LossNotFinite, match="NaN or infinity"):
-        generate(model, PROMPT, GenerateOptions(temperature=1.0))
+    hiding = '{"remove_invalid_values": true, "suppress_tokens": [5], "repetition_penalty": 1.3}'
+    for config in ("{}", hiding):
+        (model / "generation_config.json").write_text(config)
+        for how in (GenerateOptions(), GenerateOptions(temperature=1.0, top_k=5)):
+            with pytest.raises(LossNotFinite, match="NaN or infinity"):
+                generate(model, PROMPT, how)
+
+
+def test_tokens_that_the_config_rules_out(model: Path) -> None:
+    path = model / "generation_config.json"
+    path.write_text(json.dumps({"suppress_tokens": list(range(63))}))
+    for how in (GenerateOptions(3), GenerateOptions(3, temperature=1.0)):
+        assert generate(model, PROMPT, how).tokens == 3
+    path.write_text(json.dumps({"suppress_tokens": list(range(64))}))
+    with pytest.raises(CheckpointUnreadable, match="it rules out every token"):
+        generate(model, PROMPT, GenerateOptions(3))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -162,6 +260,21 @@ def test_generation_configs_of_strangers(model: Path) -> None:
         generate(model, PROMPT, GenerateOptions(3))
 
 
+def test_generation_configs_that_end_or_repeat_a_text(model: Path) -> None:
+    whole = generate(model, PROMPT, GenerateOptions(9))
+    path = model / "generation_config.json"
+    path.write_text('{"num_return_sequences": 2, "do_sample": true}')
+    for how in (GenerateOptions(9), GenerateOptions(9, temperature=1.0)):
+        assert generate(model, PROMPT, how).tokens == 9
+    end = whole.text[3:5]
+    path.write_text(json.dumps({"stop_strings": [end]}))
+    found = generate(model, PROMPT, GenerateOptions(9))
+    assert (found.stopped, whole.stopped) == ("end", "length")
+    assert found.tokens < 9
+    assert whole.text.startswith(found.text)
+    assert end in found.text
+
+
 def test_a_token_that_the_model_does_not_have(model: Path) -> None:
     opened = open_language_model(str(model))
     opened.tokenizer.add_tokens(["<image>"])
@@ -174,8 +287,8 @@ def test_a_token_that_the_model_does_not_have(model: Path) -> None:
     ("name", "value"),
     [
         ("max_new_tokens", 0), ("temperature", -0.1), ("temperature", float("nan")),
-        ("temperature", float("inf")), ("top_p", 0.0), ("top_p", 1.5), ("top_k", 0),
-        ("top_p", 0.5), ("top_k", 5),
+        ("temperature", float("inf")), ("temperature", 1e-40), ("top_p", 0.0),
+        ("top_p", 1.5), ("top_k", 0), ("top_p", 0.5), ("top_k", 5),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be(name: str, value: float) -> None:
