@@ -9,7 +9,7 @@ from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.evaluate import Device, Precision, Progress
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
-from scalenet_cli.language.examples import Chosen, Template
+from scalenet_cli.language.templates import Chosen, Template
 
 
 @dataclass(frozen=True, slots=True)

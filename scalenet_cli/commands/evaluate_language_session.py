@@ -14,7 +14,11 @@ from scalenet_cli.commands.evaluate_language import (
     TaskReport,
 )
 from scalenet_cli.commands.joining import joined
-from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
+from scalenet_cli.commands.language_models import (
+    OpenedLanguageModel,
+    open_language_model,
+    run_record,
+)
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.language.answers import Prepared, measure_answers, prepare_answers
 from scalenet_cli.language.choices import is_question, measure_choices, read_question
@@ -96,7 +100,7 @@ def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:
         work.target, work.options, tokenizer=how.tokenizer, precision=how.precision
     )
     choose_windows(opened.num_positions, how.context, how.stride)
-    data = [_prepared(one, opened, how) if one.kind == "answers" else one for one in data]
+    data = [_prepared(one, opened, work) if one.kind == "answers" else one for one in data]
     return LanguageSession(opened, data, index, devices, how)
 
 
@@ -190,11 +194,13 @@ def _perplexity(
     )
 
 
-def _prepared(data: Data, opened: OpenedLanguageModel, how: "LanguageOptions") -> Data:
+def _prepared(data: Data, opened: OpenedLanguageModel, work: "LanguageEvaluation") -> Data:
+    how = work.how
+    record = run_record(work.target) if how.template == "auto" else None
     answers = prepare_answers(
         data.records,
         opened.tokenizer,
-        how.template,
+        (record and record.template) or how.template,
         longest(how.context, opened.num_positions, "--context"),
         opened.num_embeddings,
         data.place,

@@ -36,6 +36,7 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
         train=SplitRecord(num_samples=len(corpus.train), digest=corpus.train.digest),
         val=SplitRecord(num_samples=len(corpus.val), digest=corpus.val.digest),
         task="language",
+        template=corpus.template,
     )
     task = LanguageTask(recipe, corpus, place=data.data)
     notes = (*corpus.notes, *_told(start))

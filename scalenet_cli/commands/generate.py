@@ -12,7 +12,7 @@ from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.evaluate import Device, Precision
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
-from scalenet_cli.language.examples import Template
+from scalenet_cli.language.templates import Template
 
 # Gets each piece of text as soon as it is certain.
 Listener = Callable[[str], None]

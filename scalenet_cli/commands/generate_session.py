@@ -1,22 +1,23 @@
 """One text of ``scalenet generate``."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalenet_cli.bundle.read import bundle_folder
 from scalenet_cli.commands.generate import GenerateReport
-from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
+from scalenet_cli.commands.language_models import (
+    OpenedLanguageModel,
+    open_language_model,
+    run_record,
+)
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
-from scalenet_cli.language.examples import Template
 from scalenet_cli.language.generation import Sampling, generate_text
-from scalenet_cli.language.prompts import Chosen, choose_template, encode_prompt
+from scalenet_cli.language.prompts import encode_prompt
+from scalenet_cli.language.templates import Chosen, choose_template
 from scalenet_cli.language.tokenizers import check_ids
-from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.training.devices import find_device
 from scalenet_cli.training.failures import explained
-from scalenet_cli.training.run_folder import RECIPE, RunFolder
+from scalenet_cli.training.run_folder import RECORD
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.generate import GenerateOptions, Listener
@@ -67,22 +68,13 @@ def _template(
     target: str, opened: OpenedLanguageModel, how: "GenerateOptions"
 ) -> tuple[Chosen, tuple[str, ...]]:
     """How the prompt is written, and what is to be told about it."""
-    trained = _trained_template(target) if how.template == "auto" else None
-    if trained is None:
+    record = run_record(target) if how.template == "auto" else None
+    if record is None:
         return choose_template(opened.tokenizer, how.template, otherwise="none"), ()
-    chosen = choose_template(opened.tokenizer, trained, otherwise="alpaca")
+    chosen = choose_template(opened.tokenizer, record.template or "none", otherwise="none")
     return chosen, (
-        f"the prompt's template is {chosen}, as in the run's {RECIPE}; --template chooses another",
+        f"the prompt's template is {chosen}, as in the run's {RECORD}; --template chooses another",
     )
-
-
-def _trained_template(target: str) -> Template | None:
-    """What the recipe of a run says; None of any other target."""
-    run = RunFolder(Path(target))
-    if bundle_folder(run.path) == run.path or not (run.path / RECIPE).is_file():
-        return None
-    recipe = run.recipe()
-    return recipe.template if isinstance(recipe, LanguageRecipe) else None
 
 
 def _room(opened: OpenedLanguageModel, ids: list[int]) -> int:

@@ -17,6 +17,7 @@ from scalenet_cli.families.base import Family
 from scalenet_cli.families.sources import HUB, open_source
 from scalenet_cli.language.tokenizers import check_vocabulary, load_tokenizer
 from scalenet_cli.surgery.assign import set_parameters
+from scalenet_cli.training.run_folder import RunFolder, RunRecord
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -78,6 +79,12 @@ def open_language_model(
         convert_parameters(opened.model, DTYPES[precision])
     opened.model.eval().requires_grad_(False)
     return opened
+
+
+def run_record(target: str) -> RunRecord | None:
+    """What a run was started with, of a run's folder; None of any other target."""
+    run = RunFolder(Path(target))
+    return None if bundle_folder(run.path) == run.path or not run.exists() else run.record()
 
 
 def convert_parameters(model: nn.Module, dtype: torch.dtype) -> None:

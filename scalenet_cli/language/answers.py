@@ -7,10 +7,11 @@ from typing import Any, final
 
 import numpy as np
 
-from scalenet_cli.language.examples import Chosen, ExampleMaker, Template
+from scalenet_cli.language.examples import ExampleMaker
 from scalenet_cli.language.records import Record
 from scalenet_cli.language.scoring import Progress, Span, perplexity_of, score
 from scalenet_cli.language.sequences import Sequences, tokenize
+from scalenet_cli.language.templates import Chosen, Template
 from scalenet_cli.training.devices import Devices
 
 

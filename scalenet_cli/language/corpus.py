@@ -11,6 +11,7 @@ from scalenet_cli.errors import DataNotFound, OptionError
 from scalenet_cli.language.examples import ExampleMaker, is_plain
 from scalenet_cli.language.records import Record, has_splits, is_text_data, read_records, text_of
 from scalenet_cli.language.sequences import Sequences, tokenize
+from scalenet_cli.language.templates import Chosen
 from scalenet_cli.language.tokenizers import check_vocabulary, load_tokenizer
 from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.training.data import DataOptions, evenly_spaced
@@ -24,12 +25,16 @@ _BREAKS: Final = (re.compile(r"\n"), re.compile(r"\s"))
 @final
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Both splits as sequences of at most ``max_length`` tokens, and what became of the records."""
+    """Both splits as sequences of at most ``max_length`` tokens, and what became of the records.
+
+    ``template`` wrote some of them; None where all are texts or completions.
+    """
 
     train: Sequences
     val: Sequences
     max_length: int
     notes: tuple[str, ...]
+    template: Chosen | None
 
 
 def open_corpus(words: Path, config: Any, recipe: LanguageRecipe, data: DataOptions) -> Corpus:
@@ -56,7 +61,8 @@ def open_corpus(words: Path, config: Any, recipe: LanguageRecipe, data: DataOpti
         _told("training", splits.train, train, maker.template),
         _told("validation", splits.val, val, maker.template),
     )
-    return Corpus(train, val, max_length, (*splits.notes, *told))
+    template = maker.template if maker.is_used else None
+    return Corpus(train, val, max_length, (*splits.notes, *told), template)
 
 
 def longest(wanted: int | None, context: int, name: str) -> int:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, final
 
-from scalenet_cli.errors import DataUnreadable, OptionError
+from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.language.chat import TemplateRefused, render_chat
 from scalenet_cli.language.records import Record, text_of
+from scalenet_cli.language.templates import ALPACA, ALPACA_INPUT, Template, choose_template
 from scalenet_cli.language.turns import (
     ANSWERING,
     Conversation,
@@ -15,20 +16,8 @@ from scalenet_cli.language.turns import (
     is_answer,
 )
 
-Template = Literal["auto", "chat", "alpaca", "none"]
-Chosen = Literal["chat", "alpaca", "none"]
 Span = tuple[int, int]
 
-# As published with the Alpaca data; the paper finetunes on them.
-ALPACA: Final = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes "
-    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
-)
-ALPACA_INPUT: Final = (
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
-    "{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-)
 Form = Literal["messages", "conversations", "instruction", "prompt", "text"]
 # The fields of each form; the first that a record has is what it is.
 _FORMS: Final[Mapping[Form, tuple[str, ...]]] = {
@@ -66,7 +55,10 @@ class Example:
 
 @final
 class ExampleMaker:
-    """Turns records into examples, by the template that was asked for or the model's own."""
+    """Turns records into examples, by the template that was asked for or the model's own.
+
+    ``is_used`` says whether a record was one that a template writes.
+    """
 
     def __init__(self, tokenizer: Any, template: Template, *, train_on_prompt: bool) -> None:
         """Chooses the template.
@@ -75,15 +67,8 @@ class ExampleMaker:
             OptionError: a chat template is asked for, and there is none.
         """
         self._tokenizer, self._train_on_prompt = tokenizer, train_on_prompt
-        has_chat = bool(tokenizer.chat_template)
-        if template == "chat" and not has_chat:
-            raise OptionError(
-                "template is chat, but the tokenizer has no chat template",
-                hint="leave template out for Alpaca's, or put a chat_template.jinja beside the "
-                "tokenizer",
-            )
-        own: Chosen = "chat" if has_chat else "alpaca"
-        self.template: Chosen = own if template == "auto" else template
+        self.template: Final = choose_template(tokenizer, template, otherwise="alpaca")
+        self.is_used = False
 
     def make(self, record: Record) -> Example | None:
         """The example of a record; None where there is nothing to learn in it.
@@ -109,6 +94,7 @@ class ExampleMaker:
         )
 
     def _instruction(self, record: Record) -> Example | None:
+        self.is_used = True
         instruction, output = text_of(record, "instruction"), text_of(record, "output")
         given = record.fields.get("input")
         context = text_of(record, "input") if given is not None else ""
@@ -146,6 +132,7 @@ class ExampleMaker:
                 if not self._tokenizer.chat_template
                 else "leave out the recipe's template, or set it to chat",
             )
+        self.is_used = True
         answers = [order for order, learned in enumerate(found.learned) if learned]
         if not answers:
             return None

@@ -1,29 +1,11 @@
 """A prompt as tokens, in the words of the template that the model was trained with."""
 
-from typing import Any, Literal
+from typing import Any
 
 from scalenet_cli.errors import CheckpointUnreadable, OptionError
 from scalenet_cli.language.chat import TemplateRefused, render_chat
-from scalenet_cli.language.examples import ALPACA, Template
-
-Chosen = Literal["chat", "alpaca", "none"]
-
-
-def choose_template(tokenizer: Any, template: Template, *, otherwise: Chosen) -> Chosen:
-    """``auto`` is the tokenizer's chat template, or ``otherwise`` where it has none.
-
-    Raises:
-        OptionError: a chat template is asked for, and there is none.
-    """
-    has_chat = bool(tokenizer.chat_template)
-    if template == "auto":
-        return "chat" if has_chat else otherwise
-    if template == "chat" and not has_chat:
-        raise OptionError(
-            "the template is chat, but the tokenizer has none",
-            hint="use --template alpaca or none, or put a chat_template.jinja beside the tokenizer",
-        )
-    return template
+from scalenet_cli.language.templates import ALPACA, Chosen
+from scalenet_cli.language.tokenizers import encode_open
 
 
 def encode_prompt(
@@ -51,7 +33,7 @@ def encode_prompt(
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
     else:
         text = ALPACA.format(instruction=prompt) if template == "alpaca" else prompt
-        ids = _encode_open(tokenizer, text)
+        ids = encode_open(tokenizer, text)
     if not ids:
         raise OptionError("the prompt is empty")
     return ids
@@ -83,11 +65,3 @@ def _conversation(tokenizer: Any, prompt: str, system: str | None) -> str:
     if is_ignored:
         raise OptionError("the chat template leaves --system out", hint="leave it out as well")
     return text
-
-
-def _encode_open(tokenizer: Any, text: str) -> list[int]:
-    """Token ids without an EOS that the tokenizer adds itself: the text is to go on."""
-    ids: list[int] = tokenizer.encode(text, verbose=False)
-    own: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-    is_closed = ids[-len(own) - 1 :] == [*own, tokenizer.eos_token_id]
-    return ids[:-1] if is_closed else ids

@@ -50,6 +50,9 @@ class RunRecord(Strict):
     train: SplitRecord
     val: SplitRecord
     task: TaskName = "images"
+    template: Literal["chat", "alpaca", "none"] | None = Field(
+        None, description="what wrote the instructions and conversations; null of other records"
+    )
     num_classes: int | None = Field(None, description="of an image classifier")
     new_head: bool = False
     classes: dict[str, int] = Field(default_factory=dict)

@@ -256,7 +256,7 @@ def test_generate_writes_text_alone(run: Run, tmp_path: Path, model: Path) -> No
     for flags, says in (
         (("--prompt", ""), "the prompt is empty"),
         (("--prompt", "cat " * 100), "but the model's context has 64"),
-        (("--prompt", "a", "--template", "chat"), "the tokenizer has none"),
+        (("--prompt", "a", "--template", "chat"), "the tokenizer has no chat template"),
         (("--prompt", "a", "--system", "b"), "the prompt's template is none"),
         (("--prompt", "a", "--top-k", 3), "--top-k chooses among tokens"),
         (("--prompt", "a", "--temperature", "nan"), "--temperature is nan"),

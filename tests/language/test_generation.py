@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,14 +19,12 @@ from scalenet_cli.errors import (
     LossNotFinite,
     OptionError,
 )
-from scalenet_cli.language.examples import ALPACA, Template
 from scalenet_cli.language.prompts import encode_prompt
+from scalenet_cli.language.templates import ALPACA, Template
 from scalenet_cli.language.tokenizers import load_tokenizer
-from scalenet_cli.plan.load_training import recipe_text
-from scalenet_cli.plan.training import LanguageRecipe
-from scalenet_cli.training.run_folder import RECIPE, RunFolder
 from tests.language.helpers import TEMPLATE, write_model, write_tokenizer
-from tests.training.texts import CHAT, write_language_bundle
+from tests.training.runs import train
+from tests.training.texts import CHAT, RECIPE, instructions, write_language_bundle, write_records
 from tests.training.texts import write_tokenizer as write_words
 
 PROMPT = "the cat sat on"
@@ -36,11 +35,13 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model", eos_token_id=None)
 
 
-def write_run(folder: Path, template: Template, chat: str | None) -> RunFolder:
-    """What ``generate`` reads of a run: its recipe, and a bundle."""
-    write_language_bundle(folder / "last", chat=chat)
-    (folder / RECIPE).write_text(recipe_text(LanguageRecipe(template=template)))
-    return RunFolder(folder)
+def trained(folder: Path, chat: str | None, rows: Any, **recipe: Any) -> Path:
+    """A run of one step."""
+    bundle = write_language_bundle(folder / "bundle", chat=chat)
+    data = write_records(folder / "data.jsonl", rows)
+    short = {**RECIPE, "template": "auto", "max_length": 64, "max_steps": 1, "eval_steps": 1}
+    train(bundle, data, folder / "run", {**short, **recipe})
+    return folder / "run"
 
 
 def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
@@ -101,34 +102,38 @@ def test_a_prompt_in_alpacas_words(tmp_path: Path) -> None:
     assert text.endswith("w5 {w6}\n\n### Response:\n")
 
 
+ASKED, TEXTS = instructions(20), [{"text": "w5 w6 w7"}] * 20
+
+
 @pytest.mark.parametrize(
-    ("trained", "chat", "expected"),
-    [("auto", CHAT, "chat"), ("auto", None, "alpaca"), ("alpaca", CHAT, "alpaca"),
-     ("none", CHAT, "none")],
+    ("rows", "template", "chat", "expected"),
+    [(ASKED, "auto", CHAT, "chat"), (ASKED, "auto", None, "alpaca"), (ASKED, "none", CHAT, "none"),
+     (ASKED, "alpaca", CHAT, "alpaca"), (TEXTS, "auto", CHAT, "none")],
 )  # fmt: skip
 def test_a_run_is_asked_as_it_was_trained(
-    tmp_path: Path, trained: Template, chat: str | None, expected: str
+    tmp_path: Path, rows: Any, template: Template, chat: str | None, expected: str
 ) -> None:
-    run = write_run(tmp_path, trained, chat)
-    found = generate(run.path, "w5 w6", GenerateOptions(3))
+    run = trained(tmp_path, chat, rows, template=template)
+    found = generate(run, "w5 w6", GenerateOptions(3))
     told = (
-        f"the prompt's template is {expected}, as in the run's recipe.yaml; --template chooses "
-        "another",
+        f"the prompt's template is {expected}, as in the run's run.json; --template chooses another"
     )
-    assert (found.template, found.notes) == (expected, told)
-    ids = encode_prompt(load_tokenizer(run.last), "w5 w6", found.template)
+    assert (found.template, found.notes) == (expected, (told,))
+    ids = encode_prompt(load_tokenizer(run / "last"), "w5 w6", found.template)
     assert found.prompt_tokens == len(ids)
-    chosen = generate(run.path, "w5 w6", GenerateOptions(3, template="none"))
+    chosen = generate(run, "w5 w6", GenerateOptions(3, template="none"))
     assert (chosen.template, chosen.notes) == ("none", ())
     # Its bundles are any other target.
-    other = generate(run.last, "w5 w6", GenerateOptions(3))
+    other = generate(run / "last", "w5 w6", GenerateOptions(3))
     assert (other.template, other.notes) == ("none" if chat is None else "chat", ())
 
 
-def test_a_run_whose_chat_template_is_gone(tmp_path: Path) -> None:
-    run = write_run(tmp_path, "chat", None)
-    with pytest.raises(OptionError, match="the template is chat, but the tokenizer has none"):
-        generate(run.path, "w5 w6", GenerateOptions(3))
+def test_a_run_with_a_tokenizer_that_lacks_its_template(tmp_path: Path) -> None:
+    run = trained(tmp_path, CHAT, ASKED)
+    write_words(tmp_path / "words")
+    how = GenerateOptions(3, tokenizer=str(tmp_path / "words"))
+    with pytest.raises(OptionError, match="the template is chat, but the tokenizer has no chat"):
+        generate(run, "w5 w6", how)
 
 
 def test_system_messages_that_cannot_be(model: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalenet_cli.errors import DataUnreadable, OptionError
-from scalenet_cli.language.examples import ALPACA, ExampleMaker, Template
+from scalenet_cli.language.examples import ExampleMaker
 from scalenet_cli.language.records import Record
 from scalenet_cli.language.samples import (
     IGNORED,
@@ -20,6 +20,7 @@ from scalenet_cli.language.samples import (
     grouped_order,
 )
 from scalenet_cli.language.sequences import Sequences, pack, tokenize
+from scalenet_cli.language.templates import ALPACA, Template
 from tests.models import tiny_case
 from tests.training.texts import CHAT, WORDS, write_tokenizer
 
