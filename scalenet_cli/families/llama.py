@@ -181,7 +181,7 @@ class LlamaFamily:
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointUnreadable(
                 f"generation_config.json cannot be used: {error}",
-                where=str(folder),
+                where=str(folder / "generation_config.json"),
                 hint="mend that file in the source folder, and expand again",
             ) from None
 
