@@ -120,7 +120,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     if depth is None:  # transformers would take its own default, such as 32
         raise ArchitectureMismatch(
             "the config has no num_hidden_layers",
-            hint="get the config.json that belongs to these weights: they have as many layers as it says",
+            hint="get the config.json that belongs to these weights: it says how deep they are",
         )
     for key in PER_LAYER_LISTS:
         values = config.get(key)

@@ -45,6 +45,7 @@ CARRIED: Final = (
     "vocab.txt",
     "merges.txt",
     "spiece.model",
+    "tekken.json",
     "chat_template*",
     "generation_config.json",
     "LICENSE*",
