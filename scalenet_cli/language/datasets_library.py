@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any, Final, final, overload
 
 from scalenet_cli.errors import DataNotFound, DataUnreadable, DownloadFailed, MissingExtra
-from scalenet_cli.language.records import HUB, Record
+from scalenet_cli.language.records import HUB, Record, row_record
 from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES
 
 # What `save_to_disk` leaves in a folder: of several splits, and of a data set that is none.
@@ -119,9 +119,9 @@ class _Rows(Sequence[Record]):
         positions = range(len(self))[at]
         if isinstance(positions, range):
             return [self[position] for position in positions]
-        return Record(dict(self._table[positions]), f"{self._place}[{positions}]")
+        return row_record(self._table[positions], f"{self._place}[{positions}]")
 
     def __iter__(self) -> Iterator[Record]:
         # Not one by one through __getitem__: the library reads a thousand rows at a time.
         for at, row in enumerate(self._table):
-            yield Record(dict(row), f"{self._place}[{at}]")
+            yield row_record(row, f"{self._place}[{at}]")
