@@ -14,7 +14,8 @@ FOR_IMAGES: Final = (
     "interpolation", "input_size", "workers", "channels_last", "confusion", "predictions", "force",
 )  # fmt: skip
 FOR_LANGUAGE: Final = (
-    "tasks", "num_fewshot", "context", "stride", "delimiter", "template", "tokenizer",
+    "tasks", "num_fewshot", "apply_chat_template", "include_path", "context", "stride", "delimiter",
+    "template", "tokenizer",
 )  # fmt: skip
 
 Data = Annotated[
@@ -88,6 +89,23 @@ NumFewshot = Annotated[
         min=0,
         rich_help_panel=_TEXT,
         help="Examples before each question of --tasks.",
+    ),
+]
+ApplyChatTemplate = Annotated[
+    bool,
+    typer.Option(
+        "--apply-chat-template",
+        rich_help_panel=_TEXT,
+        help="Of --tasks: questions as messages of a user, as instruct models are measured.",
+    ),
+]
+IncludePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--include-path",
+        metavar="DIR",
+        rich_help_panel=_TEXT,
+        help="Folder of own tasks for --tasks; their code is run, so take only what you trust.",
     ),
 ]
 Context = Annotated[

@@ -18,16 +18,18 @@ class LanguageOptions:
 
     ``data`` are files, folders or ``hf:`` references; records of text give perplexity, records
     {query, choices, gold} give accuracy, and records to finetune on the perplexity of their
-    answers, written by ``template``. ``tasks`` are lm-eval's names. A limit takes evenly
-    spaced records of each data, and the first of each task. ``context`` is by default 1024 for
-    perplexity, 512 for answers, or what the model is made for where that is less, and for questions
-    what it is made for. ``precision`` converts the tensors; by default they stay as they are
-    stored.
+    answers, written by ``template``. ``tasks`` are lm-eval's names, or those of descriptions below
+    ``include_path``, whose code is run. A limit takes evenly spaced records of each data, and the
+    first of each task. ``context`` is by default 1024 for perplexity, 512 for answers, or what the
+    model is made for where that is less, and for questions what it is made for. ``precision``
+    converts the tensors; by default they stay as they are stored.
     """
 
     data: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    include_path: Path | None = None
     split: str | None = None
     limit: int | None = None
     context: int | None = None
@@ -46,11 +48,21 @@ class LanguageOptions:
         for (name, smallest), value in zip(least.items(), given, strict=True):
             if value is not None and value < smallest:
                 raise OptionError(f"{name} is {value}, and has to be at least {smallest}")
-        if self.num_fewshot is not None and not self.tasks:
-            raise OptionError("--num-fewshot is for --tasks: questions in files come as they are")
+        self._refuse_without_tasks()
         twice = [name for name in self.tasks if self.tasks.count(name) > 1]
         if twice:
             raise OptionError(f"--tasks has {twice[0]} twice")
+
+    def _refuse_without_tasks(self) -> None:
+        """Options of lm-eval would change nothing of data."""
+        given = {
+            "--num-fewshot": self.num_fewshot is not None,
+            "--apply-chat-template": self.apply_chat_template,
+            "--include-path": self.include_path is not None,
+        }
+        name = next((name for name, is_given in given.items() if is_given), None)
+        if name is not None and not self.tasks:
+            raise OptionError(f"{name} is for --tasks: questions in files come as they are")
 
 
 class PerplexityReport(Report):

@@ -93,7 +93,7 @@ def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:
             f"--tasks runs in one process, but {devices.num_ranks} were started",
             hint="leave out the launcher; questions in files are shared among processes",
         )
-    index = check_tasks(how.tasks) if how.tasks else None
+    index = check_tasks(how.tasks, how.include_path) if how.tasks else None
     data = [_read(place, work) for place in how.data]
     _require_metrics(work, data)
     opened = open_language_model(
@@ -274,6 +274,7 @@ def _tasks(session: LanguageSession) -> list[TaskReport]:
         batch_size=how.batch_size,
         num_fewshot=how.num_fewshot,
         limit=how.limit,
+        apply_chat_template=how.apply_chat_template,
     )
     return [
         TaskReport(

@@ -40,6 +40,8 @@ def _with_norms(*norms: str, norm_after_closing: bool = False) -> Anatomy:
 _SANDWICH: Final = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 # Entries with one value per layer. The cache reads them even where the layers ignore them (Llama).
 PER_LAYER_LISTS: Final = ("layer_types",)
+_SLIDING: Final = "sliding_attention"
+_ATTENTION: Final = ("full_attention", _SLIDING)
 
 MODEL_TYPES: Final[Mapping[str, ModelType]] = {
     "llama": ModelType("LlamaConfig", "LlamaForCausalLM", _PRE_NORM),
@@ -106,19 +108,49 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Checked before building: transformers makes a module per layer, however many are asked for.
 
     Raises:
-        ArchitectureMismatch: a size that no model has, or a list that does not match the depth.
+        ArchitectureMismatch: a size that no model has, no depth, or a list that does not match it.
     """
     for key, limit in _LIMITS.items():
         value = config.get(key)
         if value is not None and not (type(value) is int and 0 < value <= limit):
             raise ArchitectureMismatch(
-                f"{key} of the config is {str(value)[:60]}, not a whole number from 1 to {limit}"
+                f"{key} of the config is {repr(value)[:60]}, not a whole number from 1 to {limit}"
             )
     depth = config.get("num_hidden_layers")
+    if depth is None:  # transformers would take its own default, such as 32
+        raise ArchitectureMismatch(
+            "the config has no num_hidden_layers",
+            hint="get the config.json that belongs to these weights: it says how deep they are",
+        )
     for key in PER_LAYER_LISTS:
         values = config.get(key)
-        if isinstance(values, list) and depth is not None and len(values) != depth:
+        if isinstance(values, list) and len(values) != depth:
             raise ArchitectureMismatch(
                 f"num_hidden_layers of the config is {depth}, but {key} has length {len(values)}",
                 hint="get the config.json that belongs to these weights: one entry per layer",
             )
+
+
+def check_layer_types(layer_types: object, sliding_window: int | None) -> None:
+    """Checked of what transformers made of a config: its cache would fail much later.
+
+    Both are the values after transformers' defaults, which differ between the model types.
+
+    Raises:
+        ArchitectureMismatch: a kind of attention that no supported model has, or no window for it.
+    """
+    if not isinstance(layer_types, list):
+        return
+    other = next((name for name in layer_types if name not in _ATTENTION), None)
+    if other is not None:
+        raise ArchitectureMismatch(
+            f"layer_types of the config has {other!r}, but these models have only "
+            f"{' and '.join(_ATTENTION)}",
+            hint="get the config.json that belongs to these weights",
+        )
+    if _SLIDING in layer_types and sliding_window is None:
+        raise ArchitectureMismatch(
+            f"layer_types of the config has {_SLIDING!r}, but there is no sliding_window",
+            hint="get the config.json that belongs to these weights: a number of tokens, and of "
+            'Qwen\'s "use_sliding_window": true',
+        )

@@ -17,6 +17,7 @@ from scalenet_cli.families.decoder_configs import (
     MODEL_TYPES,
     PER_LAYER_LISTS,
     check_config,
+    check_layer_types,
     model_type,
 )
 from scalenet_cli.plan.layout import Layout
@@ -57,6 +58,8 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
     settings = {k: v for k, v in architecture.arguments.items() if k not in IGNORED_SETTINGS}
     try:
         config = getattr(transformers, kind.config_class).from_dict(settings)
+        found = vars(config)
+        check_layer_types(found.get("layer_types"), found.get("sliding_window"))
         dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
         # Not model.to(dtype): transformers keeps some buffers, such as inv_freq, in float32.
         model: nn.Module = getattr(transformers, kind.model_class)._from_config(config, dtype=dtype)
@@ -178,7 +181,7 @@ class LlamaFamily:
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointUnreadable(
                 f"generation_config.json cannot be used: {error}",
-                where=str(folder),
+                where=str(folder / "generation_config.json"),
                 hint="mend that file in the source folder, and expand again",
             ) from None
 

@@ -16,6 +16,8 @@ SUFFIXES: Final = (*LINES, ".json", ".txt", ".parquet")
 MAX_LINE_BYTES: Final = 2**26
 MAX_FILE_BYTES: Final = 2**31
 _MARK: Final = b"\xef\xbb\xbf"
+# An object with one of these is a record; one without may be a list of records with a frame.
+_FIELDS: Final = ("text", "messages", "instruction", "prompt", "query", "choices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +217,30 @@ def _lines(path: Path) -> Iterator[Record]:
 def _json(path: Path) -> Iterator[Record]:
     content = _whole(path)
     if not content.lstrip().startswith(b"["):
-        yield from _lines(path)
+        yield from _objects(path, content)
         return
     items = _parse(content, str(path))
     assert isinstance(items, list)
     for at, item in enumerate(items):
         yield _record(item, f"{path}[{at}]")
+
+
+def _objects(path: Path, content: bytes) -> Iterator[Record]:
+    """An object per line, or a single one, which may have many lines."""
+    try:
+        alone = parse_json(content)
+    except ValueError:
+        yield from _lines(path)
+        return
+    if isinstance(alone, dict) and not any(name in alone for name in _FIELDS):
+        framed = next((name for name, value in alone.items() if isinstance(value, list)), None)
+        if framed is not None:
+            raise DataUnreadable(
+                f"the file is one object, with a list in its field {framed}",
+                where=str(path),
+                hint="a list of objects was expected, or an object per line: write that list alone",
+            )
+    yield _record(alone, f"{path}:1")
 
 
 def _parse(data: bytes, place: str) -> Any:
@@ -242,6 +262,15 @@ def _record(value: object, place: str) -> Record:
     return Record(value, place)
 
 
+def row_record(row: Mapping[str, Any], place: str) -> Record:
+    """A row of a table. Its columns are of all rows, so that what a record has not is null there.
+
+    >>> row_record({"text": "a", "messages": None}, "x.parquet[0]").fields
+    {'text': 'a'}
+    """
+    return Record({name: value for name, value in row.items() if value is not None}, place)
+
+
 def _parquet(path: Path) -> Iterable[Record]:
     try:
         import pyarrow
@@ -256,7 +285,7 @@ def _parquet(path: Path) -> Iterable[Record]:
         rows = parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, ValueError) as error:
         raise DataUnreadable(f"no Parquet file: {error}", where=str(path)) from None
-    return [Record(row, f"{path}[{at}]") for at, row in enumerate(rows)]
+    return [row_record(row, f"{path}[{at}]") for at, row in enumerate(rows)]
 
 
 def _kind(value: object) -> str:

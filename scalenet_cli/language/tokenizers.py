@@ -12,11 +12,9 @@ from scalenet_cli.errors import (
     CheckpointUnreadable,
     MissingExtra,
 )
+from scalenet_cli.families.sources.tokenizer_files import MAX_TOKENIZER_BYTES, TOKENIZERS
 
-# Any one of them makes a tokenizer, the first one that is there.
-FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _SETTINGS: Final = "tokenizer_config.json"
-_MAX_BYTES: Final = 200_000_000
 # Spaces, line ends, digits, letters of several bytes: what sentencepiece models differ in.
 _PROBE: Final = " Once  upon a\ttime,\n\n 12 caf\u00e9s \u4e2d \U0001d11e  "
 _SPACE: Final = "\u2581"
@@ -111,7 +109,7 @@ def check_ids(tokenizer: Any, ids: Sequence[int], num_embeddings: int, where: st
 def _check_files(folder: Path) -> str:
     if not folder.is_dir():
         raise CheckpointNotFound("there is no such folder of a tokenizer", where=str(folder))
-    present = [name for name in FILES if (folder / name).is_file()]
+    present = [name for name in TOKENIZERS if (folder / name).is_file()]
     if not present:
         raise CheckpointIncomplete(
             "the folder has no tokenizer",
@@ -121,9 +119,9 @@ def _check_files(folder: Path) -> str:
         )
     for name in (*present, _SETTINGS):
         size = (folder / name).stat().st_size if (folder / name).is_file() else 0
-        if size > _MAX_BYTES:
+        if size > MAX_TOKENIZER_BYTES:
             raise CheckpointUnreadable(
-                f"{name} has {size} bytes, more than {_MAX_BYTES}", where=str(folder)
+                f"{name} has {size} bytes, more than {MAX_TOKENIZER_BYTES}", where=str(folder)
             )
     return present[0]
 

@@ -13,6 +13,7 @@ from tests.cli.helpers import (
     DATA,
     USAGE,
     Run,
+    refuse,
     refuse_checkpoint,
     refused_or_whole,
     short,
@@ -186,6 +187,15 @@ def test_an_odd_file_beside_the_weights_is_refused_or_gives_a_bundle_that_opens(
     folder = write_decoder(tmp_path / "llama")
     (folder / name).write_bytes(content)
     refused_or_whole(folder, tmp_path)
+
+
+def test_a_broken_generation_config_is_named_where_it_lies(run: Run, tmp_path: Path) -> None:
+    path = write_decoder(tmp_path / "llama") / "generation_config.json"
+    path.write_text("not json")
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    command = ("expand", path.parent, "--plan", tmp_path / "plan.yaml", "-o", tmp_path / "out")
+    says = ("generation_config.json cannot be used", f"where: {path}\n", "expand again")
+    refuse(run, tmp_path, *command, status=DATA, code="checkpoint-unreadable", says=says)
 
 
 def test_a_tied_config_with_two_different_tensors(run: Run, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +164,8 @@ def test_a_choice_that_is_too_long(denied: Denied, tmp_path: Path) -> None:
         (("--context", "65"), "--context is 65, but the model is made for 2 to 64 tokens"),
         (("--stride", "64"), "--stride is 64, and has to be from 1 to 63"),
         (("--num-fewshot", "2"), "--num-fewshot is for --tasks"),
+        (("--apply-chat-template",), "--apply-chat-template is for --tasks"),
+        (("--include-path", "."), "--include-path is for --tasks"),
         (("--arch", "x"), "--arch and --model-kwargs are for timm models"),
         (("--fail-under", "top1=5"), "top1=5 is no threshold"),
         (("--fail-under", "acc=60"), "from 0 to 1"),
@@ -227,23 +228,6 @@ def test_missed_thresholds(run: Run, tmp_path: Path, model: Path) -> None:
     assert f"; acc on {asked} is " in result.stderr
     assert "bits_per_byte" not in result.stderr
     assert run(*arguments, "perplexity=1e9,acc=0,acc_norm=0,loss=50").exit_code == 0
-
-
-def test_tasks_without_their_extra(denied: Denied, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-    says = ("--tasks needs the package lm_eval", "scalenet-cli[lm-eval]")
-    denied("missing-extra", *says, flags=("--tasks", "piqa"))
-
-
-@pytest.mark.slow  # lm-eval reads the files of thousands of tasks
-@pytest.mark.filterwarnings("ignore")
-def test_tasks_that_cannot_be_run(denied: Denied) -> None:
-    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
-    says = ("lm-eval has no task piqua", "near it: piqa")
-    denied("option", *says, status=USAGE, flags=("--tasks", "arc_easy,piqua"))
-    says = ("the data of piqa could not be fetched", "{query, choices, gold}")
-    denied("download-failed", *says, flags=("--tasks", "piqa"))
 
 
 def test_generate_writes_text_alone(run: Run, tmp_path: Path, model: Path) -> None:

@@ -14,6 +14,7 @@ from tests.cli.helpers import DATA, Run, refuse, refuse_checkpoint, short, tenso
 from tests.conftest import PLAN
 
 UP = "model.layers.0.mlp.up_proj.weight"
+SLIDING = "sliding_attention"
 WORDS = {f"word{number}": number for number in range(64)}
 
 
@@ -26,6 +27,35 @@ def test_layer_types_that_do_not_match_the_depth(
     folder = write_decoder(tmp_path / "model", name, config=config)
     fact = f"num_hidden_layers of the config is 2, but layer_types has length {length}"
     says = (fact, f"where: {folder / 'config.json'}", "hint:  get the config.json")
+    refuse_checkpoint(run, tmp_path, folder, "architecture-mismatch", *says)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "says"),
+    [
+        ("llama", {"layer_types": [SLIDING] * 2}, "there is no sliding_window"),
+        ("qwen3", {"layer_types": [SLIDING] * 2, "use_sliding_window": False},
+         '"use_sliding_window": true'),
+        ("llama", {"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention'"),
+    ],
+    ids=short,
+)  # fmt: skip
+def test_layer_types_that_the_model_cannot_have(
+    run: Run, tmp_path: Path, name: str, config: dict[str, Any], says: str
+) -> None:
+    folder = write_decoder(tmp_path / "model", name, config=config)
+    told = ("layer_types of the config has", says, f"where: {folder}", "hint:  get the config.json")
+    refuse_checkpoint(run, tmp_path, folder, "architecture-mismatch", *told)
+
+
+@pytest.mark.parametrize(
+    ("value", "fact"),
+    [("2", "num_hidden_layers of the config is '2', not"), (None, "has no num_hidden_layers")],
+    ids=short,
+)
+def test_a_depth_that_is_none(run: Run, tmp_path: Path, value: object, fact: str) -> None:
+    folder = write_decoder(tmp_path / "model", config={"num_hidden_layers": value})
+    says = (fact, f"where: {folder / 'config.json'}")
     refuse_checkpoint(run, tmp_path, folder, "architecture-mismatch", *says)
 
 

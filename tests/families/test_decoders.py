@@ -84,6 +84,14 @@ def test_windows_shorter_than_the_text(kind: str) -> None:
     assert not torch.equal(wide(tokens).logits[:, -1], model(tokens).logits[:, -1])
 
 
+@pytest.mark.parametrize("kind", SLIDING)
+def test_a_window_that_the_file_leaves_out_is_the_default(kind: str) -> None:
+    settings = {name: value for name, value in SLIDING[kind].items() if name != "sliding_window"}
+    arguments = {**ARCHITECTURES["llama"].arguments, "model_type": kind, **settings}
+    model: Any = create_decoder(Architecture("llama", kind, arguments))
+    assert model.config.sliding_window == 4096
+
+
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
 def test_sampling_with_a_cache_equals_sampling_without(kind: str) -> None:
     model = decoder(kind, SLIDING.get(kind, {}))

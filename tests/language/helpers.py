@@ -20,6 +20,20 @@ MORE: Final = ("user: what was it? then where did it go, and who saw the dog on 
 SPECIAL: Final = ("<pad>", "<s>", "</s>", "<unk>")
 TEMPLATE: Final = "{% for m in messages %}user: {{ m.content }} {% endfor %}dog: "
 
+# A task of lm-eval on a file of questions.
+TASK: Final = """\
+task: local_questions
+dataset_path: json
+dataset_kwargs: {{data_files: {{validation: {path}}}}}
+output_type: multiple_choice
+validation_split: validation
+doc_to_text: "{{{{query}}}}"
+doc_to_target: gold
+doc_to_choice: choices
+target_delimiter: " "
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+"""
+
 
 @cache
 def _trained(size: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
-from scalenet_cli.errors import DataUnreadable, DownloadFailed
+from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.language.choices import (
     Choices,
     is_question,
@@ -17,10 +17,10 @@ from scalenet_cli.language.choices import (
     read_question,
     split_pair,
 )
-from scalenet_cli.language.harness import check_tasks, run_tasks
+from scalenet_cli.language.harness import run_tasks
 from scalenet_cli.language.records import Record
 from scalenet_cli.training.devices import Devices
-from tests.language.helpers import questions, write_lines, write_model
+from tests.language.helpers import TASK, questions, write_lines, write_model
 from tests.training.texts import write_tokenizer
 
 ONE = Devices(torch.device("cpu"), 0, 1)
@@ -143,20 +143,6 @@ def test_a_text_may_have_a_field_of_questions() -> None:
         assert not is_question(Record({"text": "t", **lacking}, "x"))
 
 
-TASK = """
-task: local_questions
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {path}}}}}
-output_type: multiple_choice
-validation_split: validation
-doc_to_text: "{{{{query}}}}"
-doc_to_target: gold
-doc_to_choice: choices
-target_delimiter: " "
-metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
-"""
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_it_equals_lm_eval(
     opened: OpenedLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -207,42 +193,3 @@ def test_it_equals_lm_eval(
     assert task.metrics == {"acc": first.accuracy, "acc_norm": first.accuracy_norm}
     error = first.standard_error(first.accuracy_norm)
     assert task.standard_errors["acc_norm"] == pytest.approx(error)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_only_what_fails_to_load_is_a_download(
-    opened: OpenedLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    data = write_lines(tmp_path / "data.jsonl", questions(4))
-    script = tmp_path / "script.py"
-    script.write_text("raise SystemExit('code of a stranger was run')")
-    (plain := tmp_path / "plain").mkdir()
-    write_lines(plain / "validation.jsonl", questions(4))
-    good = TASK.format(path=json.dumps(str(data)))
-    tasks = {
-        "local_questions": good,
-        "scripted": good.replace("dataset_path: json", f"dataset_path: {script}"),
-        "unnamed": good.replace("json\ndataset_kwargs", f"{plain}\ndataset_name: x\nmetadata"),
-    }
-    (tmp_path / "tasks").mkdir()
-    for name, text in tasks.items():
-        (tmp_path / "tasks" / f"{name}.yaml").write_text(text.replace("local_questions", name))
-    index = check_tasks(list(tasks), tmp_path / "tasks")
-
-    def tried(name: str) -> None:
-        run_tasks(opened.model, opened.tokenizer, [name], index=index, context=64, batch_size=2)
-
-    with pytest.raises(DownloadFailed, match=r"the data of scripted .* scripts are no longer"):
-        tried("scripted")
-    with pytest.raises(DownloadFailed, match=r"the data of unnamed .* BuilderConfig 'x' not found"):
-        tried("unnamed")
-
-    def failing(*found: object) -> None:
-        raise ValueError("the model's own")
-
-    with opened.model.register_forward_hook(failing), pytest.raises(ValueError, match="own"):
-        tried("local_questions")

@@ -35,6 +35,20 @@ def test_json_is_a_list_or_an_object_per_line(tmp_path: Path) -> None:
     assert [record.place for record in read_records(str(path))] == [f"{path}:1", f"{path}:2"]
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_may_be_one_object_which_is_a_record(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "x.json"
+    for row in (ROWS[1], {"messages": [{"role": "user", "content": "a"}]}, {"txt": "a"}):
+        path.write_text(json.dumps(row, indent=indent))
+        assert read_records(str(path)) == [Record(row, f"{path}:1")]
+    path.write_text(json.dumps({"version": "1.1", "data": ROWS}, indent=indent))
+    with pytest.raises(DataUnreadable, match="one object, with a list in its field data") as raised:
+        read_records(str(path))
+    assert raised.value.where == str(path)
+    assert raised.value.hint
+    assert raised.value.hint.startswith("a list of objects was expected, or an object per line")
+
+
 def test_a_text_file_is_one_record(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("two\nlines\n")
@@ -48,6 +62,10 @@ def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     parquet.write_table(pyarrow.Table.from_pylist([{"text": "a"}, {"text": "b"}]), path)
     assert read_records(str(path))[1] == Record({"text": "b"}, f"{path}[1]")
+    rows = [{"text": "a"}, {"messages": [{"role": "user", "content": None}]}]
+    mixed = [{"text": None, "messages": None, **row} for row in rows]
+    parquet.write_table(pyarrow.Table.from_pylist(mixed), path)
+    assert [record.fields for record in read_records(str(path))] == rows
     path.write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataUnreadable, match="no Parquet file"):
         read_records(str(path))
@@ -79,6 +97,17 @@ def test_folders_that_datasets_wrote(tmp_path: Path) -> None:
     assert splits[0].place == f"{tmp_path / 'splits'} validation[0]"
     with pytest.raises(DataNotFound, match="no split train, but validation"):
         read_records(str(tmp_path / "splits"))
+
+
+def test_fields_that_a_row_has_not_are_absent(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list([{"text": "a", "n": None}, {"text": None, "n": 2}]).save_to_disk(
+        tmp_path
+    )
+    found = read_records(str(tmp_path))
+    assert [record.fields for record in found] == [{"text": "a"}, {"n": 2}]
+    assert found[1].fields == {"n": 2}
 
 
 def test_a_data_set_that_is_a_script(tmp_path: Path) -> None:

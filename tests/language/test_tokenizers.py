@@ -91,7 +91,7 @@ def test_hostile_files(tmp_path: Path, name: str) -> None:
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tokenizer(tmp_path)
-    monkeypatch.setattr("scalenet_cli.language.tokenizers._MAX_BYTES", 100)
+    monkeypatch.setattr("scalenet_cli.language.tokenizers.MAX_TOKENIZER_BYTES", 100)
     with pytest.raises(CheckpointUnreadable, match=r"tokenizer\.json has \d+ bytes"):
         load_tokenizer(tmp_path)
 

@@ -15,6 +15,7 @@ _TOKENIZER: Final = (
     "vocab.txt",
     "merges.txt",
     "spiece.model",
+    "tekken.json",
     "chat_template*",
 )
 CARRIED: Final = (*_TOKENIZER, "generation_config.json", "LICENSE*", "NOTICE*")

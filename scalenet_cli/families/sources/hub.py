@@ -16,6 +16,8 @@ _SMALL: Final = ("config.json", *CARRIED)
 def fetch_repository(reference: str, *, weights: bool) -> Path:
     """The local folder of ``REPO`` or ``REPO@REVISION``; without weights, only its small files.
 
+    The small files are the config and what is carried along, the tokenizer's among them.
+
     Raises:
         DownloadFailed: offline, no such repository, or no access.
     """
@@ -29,7 +31,7 @@ def fetch_repository(reference: str, *, weights: bool) -> Path:
         )
 
     if not weights:
-        return _attempt(f"hf:{reference}", lambda: fetch("config.json"))
+        return _attempt(f"hf:{reference}", lambda: fetch(*_SMALL))
     safe = ("model*.safetensors", "model.safetensors.index.json")
     folder = _attempt(f"hf:{reference}", lambda: fetch(*_SMALL, *safe))
     if not has_weights(folder):

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from scalenet_cli.families.sources.json_text import parse_json
 
-# transformers can make a tokenizer of any one of them.
-_TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json")
-MAX_TOKENIZER_BYTES: Final = 100_000_000
+# transformers can make a tokenizer of any one of them; the first one that is there is taken.
+TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json")
+MAX_TOKENIZER_BYTES: Final = 200_000_000
 
 
 def tokenizer_notes(folder: Path, num_embeddings: int | None) -> tuple[str, ...]:
@@ -16,7 +16,7 @@ def tokenizer_notes(folder: Path, num_embeddings: int | None) -> tuple[str, ...]
 
     None of it stops an expansion: the tensors are whole.
     """
-    present = [name for name in _TOKENIZERS if (folder / name).is_file()]
+    present = [name for name in TOKENIZERS if (folder / name).is_file()]
     if not present:
         return (
             "the folder has no tokenizer, so the bundle has none: finetune, eval and generate will "
