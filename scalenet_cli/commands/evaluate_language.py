@@ -118,6 +118,7 @@ class TaskReport(Report):
     task: str = Field(description="lm-eval's name, also of a group's parts")
     num_samples: int = Field(description="samples that were counted; 0 for a group")
     num_fewshot: int = Field(description="examples before each question")
+    chat_template: bool = Field(description="whether each question was a user's message")
     metrics: dict[str, float] = Field(description="lm-eval's names, with a filter after a comma")
     standard_errors: dict[str, float | None] = Field(description="of the metrics that have one")
 

@@ -24,7 +24,7 @@ from scalenet_cli.language.answers import Prepared, measure_answers, prepare_ans
 from scalenet_cli.language.choices import is_question, measure_choices, read_question
 from scalenet_cli.language.corpus import evaluation_records, longest
 from scalenet_cli.language.examples import has_answer
-from scalenet_cli.language.harness import check_tasks, run_tasks
+from scalenet_cli.language.harness import check_tasks, require_chat_template, run_tasks
 from scalenet_cli.language.perplexity import choose_windows, measure_perplexity
 from scalenet_cli.language.records import HUB, Record, text_of
 from scalenet_cli.training.compiling import compile_blocks, compiling
@@ -100,6 +100,8 @@ def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:
         work.target, work.options, tokenizer=how.tokenizer, precision=how.precision
     )
     choose_windows(opened.num_positions, how.context, how.stride)
+    if how.apply_chat_template:
+        require_chat_template(opened.tokenizer)
     data = [_prepared(one, opened, work) if one.kind == "answers" else one for one in data]
     return LanguageSession(opened, data, index, devices, how)
 
@@ -281,6 +283,7 @@ def _tasks(session: LanguageSession) -> list[TaskReport]:
             task=one.name,
             num_samples=one.num_samples,
             num_fewshot=one.num_fewshot,
+            chat_template=how.apply_chat_template,
             metrics=dict(one.metrics),
             standard_errors=dict(one.standard_errors),
         )

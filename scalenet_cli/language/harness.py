@@ -83,6 +83,19 @@ def _refuse_unsafe(tasks: Mapping[str, Any]) -> None:
             )
 
 
+def require_chat_template(tokenizer: Any) -> None:
+    """``apply_chat_template`` writes each question as a user's message, which takes a template.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if not tokenizer.chat_template:
+        raise OptionError(
+            "--apply-chat-template needs a tokenizer with a chat template",
+            hint="leave it out for a model that was not trained on conversations",
+        )
+
+
 def run_tasks(
     model: Any,
     tokenizer: Any,
@@ -99,19 +112,12 @@ def run_tasks(
 
     ``index`` is what :func:`check_tasks` returned. Data that are not in the cache of `datasets`
     are downloaded: naming a task asks for that. ``limit`` takes the first samples of each task.
-    ``apply_chat_template`` writes each question as a user's message, as lm-eval's option does.
 
     Raises:
         DownloadFailed: the data or a metric of a task could not be fetched.
         MissingExtra: a task needs a package that is not there.
-        OptionError: a chat template is asked for where there is none, or a task cannot be loaded,
-            or runs code that the model writes.
+        OptionError: a task cannot be loaded, or runs code that the model writes.
     """
-    if apply_chat_template and not tokenizer.chat_template:
-        raise OptionError(
-            "--apply-chat-template needs a tokenizer with a chat template",
-            hint="leave it out for a model that was not trained on conversations",
-        )
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 

@@ -190,7 +190,7 @@ def test_what_stdout_cannot_write_is_escaped(model: Path) -> None:
 
 
 def test_templates_that_cannot_be_used(model: Path) -> None:
-    with pytest.raises(OptionError, match="the tokenizer has none"):
+    with pytest.raises(OptionError, match="the tokenizer has no chat template"):
         generate(model, PROMPT, GenerateOptions(template="chat"))
     broken = (
         "{{ messages[5].content }}", "{% for", "{{ raise_exception('no') }}", "{{ 1 / 0 }}",

@@ -111,7 +111,7 @@ def test_code_that_the_model_writes_is_not_run(opened: OpenedLanguageModel, fold
 
 def test_a_chat_template(opened: OpenedLanguageModel, folder: Path) -> None:
     with pytest.raises(OptionError, match="needs a tokenizer with a chat template"):
-        run(opened, folder, apply_chat_template=True)
+        require_chat_template(opened.tokenizer)
     read: list[list[list[int]]] = []
     opened.model.register_forward_pre_hook(lambda _, given: read.append(given[0].tolist()))
     opened.tokenizer.chat_template = TEMPLATE
