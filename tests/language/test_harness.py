@@ -9,7 +9,12 @@ import pytest
 
 from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
 from scalenet_cli.errors import DownloadFailed, MissingExtra, OptionError
-from scalenet_cli.language.harness import TaskScores, check_tasks, run_tasks
+from scalenet_cli.language.harness import (
+    TaskScores,
+    check_tasks,
+    require_chat_template,
+    run_tasks,
+)
 from tests.language.helpers import TASK, TEMPLATE, questions, write_lines, write_model
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
