@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from scalenet_cli.errors import DataNotFound, OptionError
 from scalenet_cli.language.examples import ExampleMaker, is_plain
 from scalenet_cli.language.records import Record, has_splits, is_text_data, read_records, text_of
-from scalenet_cli.language.sequences import Sequences, tokenize
+from scalenet_cli.language.sequences import Sequences, shortfalls, tokenize
 from scalenet_cli.language.templates import Chosen
 from scalenet_cli.language.tokenizers import check_vocabulary, load_tokenizer
 from scalenet_cli.plan.training import LanguageRecipe
@@ -206,13 +206,5 @@ def _told(name: str, records: Sequence[Record], found: Sequences, template: str)
         f"{len(records):,} records ({template} template) are {len(found):,} sequences of "
         f"{len(found.tokens):,} tokens, {int(found.is_target.sum()):,} of them targets"
     ]
-    if found.num_cut:
-        facts.append(f"{found.num_cut:,} were cut to max_length")
-    if found.num_changed:
-        facts.append(
-            f"{found.num_changed:,} answers are not learned, because the template writes them "
-            "otherwise once a turn follows"
-        )
-    if found.num_dropped:
-        facts.append(f"{found.num_dropped:,} have nothing to learn and were left out")
+    facts += shortfalls(found)
     return f"{name}: {'; '.join(facts)}"

@@ -96,6 +96,21 @@ def tokenize(
     return Sequences(*joined, bounds, num_cut, num_dropped, num_changed)
 
 
+def shortfalls(found: Sequences) -> list[str]:
+    """What is not learned of the examples, and why."""
+    facts = []
+    if found.num_cut:
+        facts.append(f"{found.num_cut:,} were cut to max_length")
+    if found.num_changed:
+        facts.append(
+            f"{found.num_changed:,} answers are not learned, because the template writes them "
+            "otherwise once a turn follows"
+        )
+    if found.num_dropped:
+        facts.append(f"{found.num_dropped:,} have nothing to learn and were left out")
+    return facts
+
+
 def _nothing(num_dropped: int, num_otherwise: int, max_length: int, where: str) -> DataUnreadable:
     facts = []
     if num_dropped > num_otherwise:

@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from scalenet_cli.language.records import read_records
 from scalenet_cli.language.tokenizers import load_tokenizer
-from tests.language.helpers import write_lines
+from tests.language.helpers import TASK, write_lines
 from tests.slow.test_real_weights import asset
 
 pytestmark = [pytest.mark.assets, pytest.mark.slow]
@@ -51,6 +51,28 @@ def test_perplexity_of_smollm2_is_that_of_a_plain_loop(run: Run, tmp_path: Path)
     (found,) = json.loads(run(*arguments).stdout)["perplexity"]
     assert found["num_targets"] == count
     assert found["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["piqa", "arc_easy"])
+def test_smollm2_answers_as_lm_eval_says(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = (asset("lm") / f"{name}.jsonl").read_text().splitlines()[:60]
+    data = write_lines(tmp_path / "data.jsonl", [json.loads(row) for row in rows])
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "own.yaml").write_text(TASK.format(path=json.dumps(str(data))))
+    tasks = ("--tasks", "local_questions", "--include-path", tmp_path / "tasks")
+    result = run("eval", asset("smollm2"), "--data", data, *tasks, "--device", "cpu", "--json")
+    report = json.loads(result.stdout)
+    (ours,), (theirs,) = report["choices"], report["tasks"]
+    for metric in ("acc", "acc_norm"):
+        assert ours[metric] == theirs["metrics"][metric]
+        assert ours[f"{metric}_stderr"] == pytest.approx(theirs["standard_errors"][metric])
+    assert ours["num_questions"] == theirs["num_samples"] == 60
 
 
 def test_an_identity_start_says_what_its_source_says(

@@ -8,7 +8,7 @@ from scalenet_cli.commands.language_models import open_language_model
 from scalenet_cli.language.corpus import evaluation_records, longest
 from scalenet_cli.language.examples import ExampleMaker
 from scalenet_cli.language.samples import IGNORED, TokenRows, collate_rows
-from scalenet_cli.language.sequences import Sequences, tokenize
+from scalenet_cli.language.sequences import Sequences, shortfalls, tokenize
 from scalenet_cli.measure.probe import Samples
 from scalenet_cli.training.data import evenly_spaced
 
@@ -54,10 +54,8 @@ def open_texts(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
 
 
 def _told(found: Sequences) -> Iterator[str]:
-    if found.num_cut:
-        yield f"{found.num_cut:,} records were cut to --max-length"
-    if found.num_dropped:
-        yield f"{found.num_dropped:,} records have nothing to predict and were left out"
+    for fact in shortfalls(found):
+        yield f"of the records, {fact}"
 
 
 def _batches(found: Sequences, chosen: Sequence[int], size: int) -> Iterator[Samples]:
