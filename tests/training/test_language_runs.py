@@ -238,13 +238,15 @@ def test_the_head_answers_only_where_something_is_learned(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["llama", "llama_tied"])
 def test_shards_of_two_types_compute_what_copies_do(
-    server: Server, texts: Path, tmp_path: Path, name: str
+    server: Server, texts: Path, tmp_path: Path, name: str, stored: torch.dtype
 ) -> None:
     """Frozen weights are in bfloat16 there. Without adapters, which DDP fuses and FSDP2 does not,
     so that they round otherwise; and not one process, whose whole batch rounds otherwise."""
-    bundle = write_language_bundle(tmp_path / "bundle", name, adapter={"type": "none"})
+    plain = {"type": "none"}
+    bundle = write_language_bundle(tmp_path / "bundle", name, adapter=plain, dtype=stored)
     recipe = {**RECIPE, "precision": "bf16", "max_steps": 6, "train": ["norms"]}
     for sharding in ("ddp", "fsdp"):
         run = tmp_path / sharding

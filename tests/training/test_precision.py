@@ -38,15 +38,19 @@ def bytes_of(saved: Saved) -> int:
     return sum(storage.nbytes() for storage in saved.values())
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("adapter", ["parallel", "lora"])
 @pytest.mark.parametrize("name", ["vit_variant", "swin", "llama_tied", "qwen3", "gemma3"])
-def test_the_bits_are_autocasts(name: str, adapter: str, dtype: torch.dtype) -> None:
+def test_the_bits_are_autocasts(
+    name: str, adapter: str, dtype: torch.dtype, stored: torch.dtype
+) -> None:
     found = []
     for chosen in (None, dtype):
         case = tiny_case(name)
         model = make_model(case, adapter={"type": adapter, "dim": 4})
         randomise_instances(model, case.model)
+        model.to(stored)
         freeze(model, group_parameters(model, case.family), ("norms", "adapters"))
         set_types(model, chosen)
         found.append(step(model.train(), case.inputs, dtype))
@@ -57,19 +61,29 @@ def test_the_bits_are_autocasts(name: str, adapter: str, dtype: torch.dtype) -> 
     assert bytes_of(narrow_saved) < bytes_of(saved)
 
 
-def test_what_is_trained_or_looked_up_is_in_float32() -> None:
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_what_is_trained_is_in_float32(stored: torch.dtype) -> None:
     case = tiny_case("llama_tied")
-    model: Any = make_model(case).to(torch.bfloat16)
+    model: Any = make_model(case).to(stored)
     freeze(model, group_parameters(model, case.family), ("norms", "adapters"))
     set_types(model, torch.bfloat16)
     types = {key: parameter.dtype for key, parameter in model.named_parameters()}
-    assert types["model.embed_tokens.weight"] == torch.float32
+    # What an embedding returns would be rounded, if it were not stored so.
+    assert types["model.embed_tokens.weight"] == stored
+    assert model.model.embed_tokens(case.inputs["input_ids"]).dtype == torch.float32
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    for key, parameter in model.named_parameters():
-        assert parameter.requires_grad == ("norm" in key or "adapter" in key), key
-        frozen = not parameter.requires_grad and "embed_tokens" not in key
-        assert (types[key] == torch.bfloat16) == frozen, key
+    del types["model.embed_tokens.weight"]
+    for key, dtype in types.items():
+        assert (dtype == torch.float32) == ("norm" in key or "adapter" in key), key
     assert all(buffer.dtype == torch.float32 for buffer in model.buffers())
+
+
+def test_an_embedding_that_scales_is_in_float32() -> None:
+    case = tiny_case("gemma3")
+    model: Any = make_model(case).to(torch.bfloat16)
+    freeze(model, group_parameters(model, case.family), ("norms",))
+    set_types(model, torch.bfloat16)
+    assert model.model.embed_tokens.weight.dtype == torch.float32
 
 
 def test_an_untied_head_is_narrow_only_if_it_is_frozen() -> None:

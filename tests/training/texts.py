@@ -82,10 +82,17 @@ def write_texts(root: Path) -> Path:
 
 
 def write_language_bundle(
-    folder: Path, name: str = "llama_tied", *, chat: str | None = None, **changes: Any
+    folder: Path,
+    name: str = "llama_tied",
+    *,
+    chat: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
 ) -> Path:
     """A tiny decoder with a tokenizer, expanded; keyword arguments change the plan."""
-    source = write_source(tiny_case(name), folder.with_name(f"{folder.name}-source"))
+    case = tiny_case(name)
+    case.model.to(dtype)
+    source = write_source(case, folder.with_name(f"{folder.name}-source"))
     write_tokenizer(source, chat=chat)
     expand_checkpoint(source, plan_from_dict({**PLAN, **changes}), folder)
     return folder
