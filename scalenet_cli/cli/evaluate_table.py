@@ -11,7 +11,12 @@ from scalenet_cli.cli.progress import bars
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.evaluate import EvalReport, Progress
-    from scalenet_cli.commands.evaluate_language import LanguageReport
+    from scalenet_cli.commands.evaluate_language import (
+        AnswerReport,
+        ChoiceReport,
+        LanguageReport,
+        PerplexityReport,
+    )
 
 _SHOWN = 20
 
@@ -41,48 +46,60 @@ def show(facts: "EvalReport") -> None:
 
 
 def show_language(facts: "LanguageReport") -> None:
-    """One block of numbers per text, per file of questions, and per task."""
+    """One block of numbers per data and per task."""
     processes = f", {facts.num_processes} processes" if facts.num_processes > 1 else ""
     typer.echo(f"{facts.architecture}: {facts.dtype} on {facts.device}{processes}")
     for text in facts.perplexity:
-        _block(
-            f"{text.data}: windows of {text.context} tokens, every {text.stride}",
-            [
-                ("documents", f"{text.num_documents:,}"),
-                ("empty", f"{text.num_empty:,}"),
-                ("several windows", f"{text.num_windowed:,}"),
-                ("tokens", f"{text.num_tokens:,}  ({text.num_targets:,} predicted)"),
-                ("perplexity", f"{text.perplexity:.4f}"),
-                ("loss", f"{text.loss:.4f} nats per token"),
-                ("bits per byte", f"{text.bits_per_byte:.4f}"),
-                ("tokens per second", f"{text.tokens_per_second:,.1f}"),
-            ],
-        )
+        _show_text(text)
     for answers in facts.answers:
-        _block(
-            f"{answers.data}: answers, {answers.template} template, up to {answers.context} tokens",
-            [
-                ("records", f"{answers.num_records:,}"),
-                ("cut", f"{answers.num_cut:,}"),
-                ("left out", f"{answers.num_dropped:,}"),
-                ("tokens", f"{answers.num_targets:,} predicted"),
-                ("perplexity", f"{answers.perplexity:.4f}"),
-                ("loss", f"{answers.loss:.4f} nats per token"),
-            ],
-        )
+        _show_answers(answers)
     for asked in facts.choices:
-        _block(
-            f"{asked.data}: up to {asked.context} tokens",
-            [
-                ("questions", f"{asked.num_questions:,}"),
-                ("truncated", f"{asked.num_truncated:,}"),
-                ("acc", _with_error(asked.acc, asked.acc_stderr)),
-                ("acc_norm", _with_error(asked.acc_norm, asked.acc_norm_stderr)),
-            ],
-        )
+        _show_choices(asked)
     for task in facts.tasks:
         found = [(k, _with_error(v, task.standard_errors.get(k))) for k, v in task.metrics.items()]
         _block(f"{task.task}: {task.num_samples:,} samples, {task.num_fewshot}-shot", found)
+
+
+def _show_text(text: "PerplexityReport") -> None:
+    _block(
+        f"{text.data}: windows of {text.context} tokens, every {text.stride}",
+        [
+            ("documents", f"{text.num_documents:,}"),
+            ("empty", f"{text.num_empty:,}"),
+            ("several windows", f"{text.num_windowed:,}"),
+            ("tokens", f"{text.num_tokens:,}  ({text.num_targets:,} predicted)"),
+            ("perplexity", f"{text.perplexity:.4f}"),
+            ("loss", f"{text.loss:.4f} nats per token"),
+            ("bits per byte", f"{text.bits_per_byte:.4f}"),
+            ("tokens per second", f"{text.tokens_per_second:,.1f}"),
+        ],
+    )
+
+
+def _show_answers(answers: "AnswerReport") -> None:
+    _block(
+        f"{answers.data}: answers, {answers.template} template, up to {answers.context} tokens",
+        [
+            ("records", f"{answers.num_records:,}"),
+            ("cut", f"{answers.num_cut:,}"),
+            ("left out", f"{answers.num_dropped:,}"),
+            ("tokens", f"{answers.num_targets:,} predicted"),
+            ("perplexity", f"{answers.perplexity:.4f}"),
+            ("loss", f"{answers.loss:.4f} nats per token"),
+        ],
+    )
+
+
+def _show_choices(asked: "ChoiceReport") -> None:
+    _block(
+        f"{asked.data}: up to {asked.context} tokens",
+        [
+            ("questions", f"{asked.num_questions:,}"),
+            ("truncated", f"{asked.num_truncated:,}"),
+            ("acc", _with_error(asked.acc, asked.acc_stderr)),
+            ("acc_norm", _with_error(asked.acc_norm, asked.acc_norm_stderr)),
+        ],
+    )
 
 
 def _block(title: str, rows: list[tuple[str, str]]) -> None:

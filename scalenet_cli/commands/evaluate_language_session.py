@@ -1,10 +1,10 @@
 """One run of ``scalenet eval`` on a language model: records, a model, a device, reports."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from scalenet_cli.commands.evaluate_language import (
     AnswerReport,
@@ -13,20 +13,17 @@ from scalenet_cli.commands.evaluate_language import (
     PerplexityReport,
     TaskReport,
 )
+from scalenet_cli.commands.evaluate_language_data import Data, prepared, read_data, require_metrics
 from scalenet_cli.commands.joining import joined
 from scalenet_cli.commands.language_models import (
     OpenedLanguageModel,
     open_language_model,
-    run_record,
 )
-from scalenet_cli.errors import DataUnreadable, OptionError
-from scalenet_cli.language.answers import Prepared, measure_answers, prepare_answers
-from scalenet_cli.language.choices import is_question, measure_choices, read_question
-from scalenet_cli.language.corpus import evaluation_records, longest
-from scalenet_cli.language.examples import has_answer
+from scalenet_cli.errors import OptionError
+from scalenet_cli.language.answers import measure_answers
+from scalenet_cli.language.choices import measure_choices
 from scalenet_cli.language.harness import check_tasks, require_chat_template, run_tasks
 from scalenet_cli.language.perplexity import choose_windows, measure_perplexity
-from scalenet_cli.language.records import HUB, Record, text_of
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.failures import explained
@@ -34,27 +31,6 @@ from scalenet_cli.training.failures import explained
 if TYPE_CHECKING:
     from scalenet_cli.commands.evaluate import Progress
     from scalenet_cli.commands.evaluate_language import LanguageEvaluation, LanguageOptions
-
-Kind = Literal["texts", "questions", "answers"]
-
-_METRICS: Final[Mapping[Kind, frozenset[str]]] = {
-    "texts": frozenset({"perplexity", "loss", "bits_per_byte"}),
-    "questions": frozenset({"acc", "acc_norm"}),
-    "answers": frozenset({"perplexity", "loss"}),
-}
-_ONE: Final[Mapping[Kind, str]] = {
-    "texts": "a text", "questions": "a question", "answers": "a record to finetune on",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Records of one kind from one place; answers become tokens as soon as the model is known."""
-
-    place: str
-    records: Sequence[Record]
-    kind: Kind
-    answers: Prepared | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,53 +70,16 @@ def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:
             hint="leave out the launcher; questions in files are shared among processes",
         )
     index = check_tasks(how.tasks, how.include_path) if how.tasks else None
-    data = [_read(place, work) for place in how.data]
-    _require_metrics(work, data)
+    data = [read_data(place, work) for place in how.data]
+    require_metrics(work, data)
     opened = open_language_model(
         work.target, work.options, tokenizer=how.tokenizer, precision=how.precision
     )
     choose_windows(opened.num_positions, how.context, how.stride)
     if how.apply_chat_template:
         require_chat_template(opened.tokenizer)
-    data = [_prepared(one, opened, work) if one.kind == "answers" else one for one in data]
+    data = [prepared(one, opened, work) for one in data]
     return LanguageSession(opened, data, index, devices, how)
-
-
-def _read(place: str, work: "LanguageEvaluation") -> Data:
-    how = work.how
-    records = evaluation_records(place, how.split, how.limit, target=work.target)
-    kind = _kind(records[0])
-    for record in records:
-        if kind == "questions":
-            read_question(record)
-        elif _kind(record) != kind:
-            raise DataUnreadable(
-                f"{_ONE[_kind(record)]} among {kind}",
-                where=record.place,
-                hint="one kind of records per --data",
-            )
-        elif kind == "texts":
-            text_of(record, "text")
-    shown = f"{place} {how.split or 'validation'}" if place.startswith(HUB) else place
-    return Data(shown, records, kind)
-
-
-def _kind(record: Record) -> Kind:
-    if is_question(record):
-        return "questions"
-    return "answers" if has_answer(record) else "texts"
-
-
-def _require_metrics(work: "LanguageEvaluation", data: Sequence[Data]) -> None:
-    """A threshold on what is not measured would never be missed."""
-    if work.how.tasks:
-        return
-    given = {name for one in data for name in _METRICS[one.kind]}
-    lacking = sorted(work.wanted - given)
-    if lacking:
-        raise OptionError(
-            f"--fail-under names {lacking[0]}, but these data give {', '.join(sorted(given))}"
-        )
 
 
 def _run(target: str, session: LanguageSession, progress: "Progress | None") -> LanguageReport:
@@ -194,20 +133,6 @@ def _perplexity(
         seconds=seconds,
         tokens_per_second=found.num_targets / seconds,
     )
-
-
-def _prepared(data: Data, opened: OpenedLanguageModel, work: "LanguageEvaluation") -> Data:
-    how = work.how
-    record = run_record(work.target) if how.template == "auto" else None
-    answers = prepare_answers(
-        data.records,
-        opened.tokenizer,
-        (record and record.template) or how.template,
-        longest(how.context, opened.num_positions, "--context"),
-        opened.num_embeddings,
-        data.place,
-    )
-    return replace(data, answers=answers)
 
 
 def _answers(session: LanguageSession, data: Data, progress: "Progress | None") -> AnswerReport:
