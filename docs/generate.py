@@ -79,7 +79,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "BenchReport.architecture": "timm's name, or the config's `model_type`",
     "BenchReport.device": "where the models ran",
     "BenchReport.torch_version": "of PyTorch",
-    "BenchReport.precision": "of autocast; parameters are float32",
+    "BenchReport.precision": "of autocast",
     "BenchReport.compiled": "with `--compile`",
     "BenchReport.channels_last": "with `--channels-last`",
     "BenchReport.batch_size": "samples of a pass",

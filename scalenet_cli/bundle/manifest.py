@@ -67,6 +67,9 @@ class TrainedEntry(Strict):
     classes: dict[str, NonNegativeInt] = Field(
         default_factory=dict, description="class name -> target, where known"
     )
+    template: Literal["chat", "alpaca", "none"] | None = Field(
+        None, description="what wrote the instructions and conversations of a language model"
+    )
     averaged: bool = Field(description="the tensors are an exponential moving average")
     metrics: dict[str, float] = Field(description="of the evaluation of these tensors")
 

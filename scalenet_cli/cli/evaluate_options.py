@@ -144,8 +144,8 @@ Template = Annotated[
         "--template",
         metavar="auto|chat|alpaca|none",
         rich_help_panel=_TEXT,
-        help="Of records to finetune on; by default what a run was trained with, or else the chat "
-        "template, or else Alpaca's.",
+        help="Of records to finetune on; by default what the model was trained with, or else the "
+        "chat template, or else Alpaca's.",
     ),
 ]
 Tokenizer = Annotated[

@@ -36,8 +36,8 @@ def generate(
         typer.Option(
             "--template",
             metavar="auto|chat|alpaca|none",
-            help="What the prompt is put into; by default what a run was trained with, or else the "
-            "chat template where there is one.",
+            help="What the prompt is put into; by default what the model was trained with, or else "
+            "the chat template where there is one.",
         ),
     ] = "auto",
     system: Annotated[

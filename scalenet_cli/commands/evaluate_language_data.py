@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from scalenet_cli.commands.language_models import OpenedLanguageModel, run_record
+from scalenet_cli.commands.language_models import OpenedLanguageModel
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.language.answers import Prepared, prepare_answers
 from scalenet_cli.language.choices import is_question, read_question
@@ -93,11 +93,10 @@ def prepared(data: Data, opened: OpenedLanguageModel, work: "LanguageEvaluation"
     if data.kind != "answers":
         return data
     how = work.how
-    record = run_record(work.target) if how.template == "auto" else None
     answers = prepare_answers(
         data.records,
         opened.tokenizer,
-        (record and record.template) or how.template,
+        (opened.template or "auto") if how.template == "auto" else how.template,
         longest(how.context, opened.num_positions, "--context"),
         opened.num_embeddings,
         data.place,

@@ -11,7 +11,7 @@ from scalenet_cli.commands.opening import describe
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.sources.carried import is_tokenizer_file, tokenizer_files
-from scalenet_cli.language.corpus import open_corpus
+from scalenet_cli.language.corpus import Corpus, open_corpus
 from scalenet_cli.language.task import LanguageTask
 from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.training.run_folder import RunRecord, SplitRecord
@@ -27,7 +27,8 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
     data, folder = request.data, request.source.folder
     _refuse_image_options(request)
     config: Any = describe(str(folder), SourceOptions()).model.config
-    words = Path(data.tokenizer or folder)
+    # A run that goes on has the tokenizer that it began with.
+    words = Path(data.tokenizer or request.start)
     corpus = open_corpus(words, config, recipe, data)
     start = start_with(request.source, tokenizer_files(words), is_tokenizer_file)
     record = RunRecord(
@@ -36,11 +37,10 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
         train=SplitRecord(num_samples=len(corpus.train), digest=corpus.train.digest),
         val=SplitRecord(num_samples=len(corpus.val), digest=corpus.val.digest),
         task="language",
-        template=corpus.template,
     )
     task = LanguageTask(recipe, corpus, place=data.data)
-    notes = (*corpus.notes, *_told(start))
-    return Parts(start, task, record, lambda: _subject(request, recipe), notes)
+    notes = (*corpus.notes, *(_told(start) if request.start == folder else ()))
+    return Parts(start, task, record, lambda: _subject(request, recipe, corpus), notes)
 
 
 def _told(start: Start) -> Iterator[str]:
@@ -49,7 +49,7 @@ def _told(start: Start) -> Iterator[str]:
         yield f"the run's bundles get {', '.join(sorted(start.outside))} of {folder}"
 
 
-def _subject(request: Request, recipe: LanguageRecipe) -> Subject:
+def _subject(request: Request, recipe: LanguageRecipe, corpus: Corpus) -> Subject:
     loaded = load_bundle(request.start, check=True)
     return Subject(
         loaded.model,
@@ -60,6 +60,7 @@ def _subject(request: Request, recipe: LanguageRecipe) -> Subject:
         loaded.base_keys,
         loaded.bundle,
         loaded.bundle.manifest,
+        template=corpus.template,
     )
 
 

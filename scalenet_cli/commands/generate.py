@@ -24,8 +24,8 @@ class GenerateOptions:
 
     A temperature of 0 takes the most probable token; ``top_p`` and ``top_k`` need a higher one.
     ``template`` says how the prompt is written, in the words of a training recipe; ``auto`` is what
-    a run was trained with, and of any other target the chat template where there is one. ``system``
-    is a message in front of it, in a chat template.
+    the model was trained with here, or else the chat template where there is one. ``system`` is a
+    message in front of it, in a chat template.
     """
 
     max_new_tokens: int = 128

@@ -4,11 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from scalenet_cli.commands.generate import GenerateReport
-from scalenet_cli.commands.language_models import (
-    OpenedLanguageModel,
-    open_language_model,
-    run_record,
-)
+from scalenet_cli.commands.language_models import OpenedLanguageModel, open_language_model
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
 from scalenet_cli.language.generation import Sampling, generate_text
@@ -17,7 +13,6 @@ from scalenet_cli.language.templates import Chosen, choose_template
 from scalenet_cli.language.tokenizers import check_ids
 from scalenet_cli.training.devices import find_device
 from scalenet_cli.training.failures import explained
-from scalenet_cli.training.run_folder import RECORD
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.generate import GenerateOptions, Listener
@@ -33,7 +28,7 @@ def run_generation(
     """Opens, writes and reports; see generate."""
     device = find_device(how.device)
     opened = open_language_model(target, options, tokenizer=how.tokenizer, precision=how.precision)
-    template, told = _template(target, opened, how)
+    template, told = _template(opened, how)
     ids = encode_prompt(opened.tokenizer, prompt, template, system=how.system)
     left = _room(opened, ids)
     notes = [*opened.notes, *told]
@@ -65,16 +60,14 @@ def run_generation(
 
 
 def _template(
-    target: str, opened: OpenedLanguageModel, how: "GenerateOptions"
+    opened: OpenedLanguageModel, how: "GenerateOptions"
 ) -> tuple[Chosen, tuple[str, ...]]:
     """How the prompt is written, and what is to be told about it."""
-    record = run_record(target) if how.template == "auto" else None
-    if record is None:
+    if how.template != "auto" or opened.template is None:
         return choose_template(opened.tokenizer, how.template, otherwise="none"), ()
-    chosen = choose_template(opened.tokenizer, record.template or "none", otherwise="none")
-    return chosen, (
-        f"the prompt's template is {chosen}, as in the run's {RECORD}; --template chooses another",
-    )
+    chosen = choose_template(opened.tokenizer, opened.template, otherwise="none")
+    told = f"the prompt's template is {chosen}, as in training; --template chooses another"
+    return chosen, (told,)
 
 
 def _room(opened: OpenedLanguageModel, ids: list[int]) -> int:

@@ -15,9 +15,9 @@ from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Family
 from scalenet_cli.families.sources import HUB, open_source
+from scalenet_cli.language.templates import Chosen
 from scalenet_cli.language.tokenizers import check_vocabulary, load_tokenizer
 from scalenet_cli.surgery.assign import set_parameters
-from scalenet_cli.training.run_folder import RunFolder, RunRecord
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,7 +26,8 @@ DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 class OpenedLanguageModel:
     """A model with weights, in evaluation mode, and its tokenizer.
 
-    Its tensors have the types they are stored in, unless others were asked for.
+    Its tensors have the types they are stored in, unless others were asked for. ``template`` wrote
+    what it was trained on, where that is known.
     """
 
     model: Any
@@ -34,6 +35,7 @@ class OpenedLanguageModel:
     family: Family
     architecture: str
     notes: tuple[str, ...] = ()
+    template: Chosen | None = None
 
     @property
     def num_positions(self) -> int:
@@ -71,7 +73,9 @@ def open_language_model(
         words, place = _tokenizer(tokenizer, folder)
         loaded = load_bundle(folder)
         name = loaded.bundle.manifest.source.architecture
-        opened = OpenedLanguageModel(loaded.model, words, loaded.family, name)
+        trained = loaded.bundle.manifest.trained
+        template = trained.template if trained else None
+        opened = OpenedLanguageModel(loaded.model, words, loaded.family, name, template=template)
     else:
         opened, place = _source(target, options, tokenizer)
     check_vocabulary(opened.tokenizer, opened.num_embeddings, place)
@@ -79,12 +83,6 @@ def open_language_model(
         convert_parameters(opened.model, DTYPES[precision])
     opened.model.eval().requires_grad_(False)
     return opened
-
-
-def run_record(target: str) -> RunRecord | None:
-    """What a run was started with, of a run's folder; None of any other target."""
-    run = RunFolder(Path(target))
-    return None if bundle_folder(run.path) == run.path or not run.exists() else run.record()
 
 
 def convert_parameters(model: nn.Module, dtype: torch.dtype) -> None:

@@ -153,9 +153,10 @@ class ExampleMaker:
             before = self._render(replace(found, turns=turns[:-1]), record, ask=True)
         # Some templates ask for more than they write of an answer that is there: for its thoughts.
         if not order or not after.startswith(before):
-            other = replace(found, turns=(*turns[:-1], {**turns[-1], "content": _STAND_IN}))
-            before, stood, _ = self._render(other, record).partition(_STAND_IN)
-            if not stood or not turns[-1].get("content"):
+            other = {"role": turns[-1]["role"], "content": _STAND_IN}
+            rendered = self._render(replace(found, turns=(*turns[:-1], other)), record)
+            before, stood, _ = rendered.partition(_STAND_IN)
+            if not stood:
                 return None
         alike = text.startswith(after) and after.startswith(before)
         return (len(before), len(after)) if alike else None

@@ -265,10 +265,18 @@ def _record(value: object, place: str) -> Record:
 def row_record(row: Mapping[str, Any], place: str) -> Record:
     """A row of a table. Its columns are of all rows, so that what a record has not is null there.
 
-    >>> row_record({"text": "a", "messages": None}, "x.parquet[0]").fields
-    {'text': 'a'}
+    So it is with the objects inside.
+
+    >>> row_record({"text": "a", "tools": [{"x": 1, "y": None}], "messages": None}, "[0]").fields
+    {'text': 'a', 'tools': [{'x': 1}]}
     """
-    return Record({name: value for name, value in row.items() if value is not None}, place)
+    return Record(_without_nulls(dict(row)), place)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def _parquet(path: Path) -> Iterable[Record]:

@@ -18,6 +18,10 @@ _SPEAKERS: Final[Mapping[str, str]] = {
     "chatgpt": ANSWERING, "model": ANSWERING, "system": "system", "tool": "tool",
     "observation": "tool", "function_response": "tool",
 }  # fmt: skip
+# What an answer may have in place of a content, or before it.
+_INSTEAD: Final = {
+    "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking",
+}  # fmt: skip
 # Whether a turn is learned, as OpenAI's and axolotl's data say it; no template is shown these.
 _MARKS: Final = ("weight", "train")
 _TURN: Final = (
@@ -75,11 +79,11 @@ def is_answer(turn: Turn) -> bool:
     """Whether the model is the one who speaks, and says anything."""
     if turn["role"] != ANSWERING:
         return False
-    return bool((turn.get("content") or "").strip()) or bool(turn.keys() - {"role", "content"})
+    return bool((turn.get("content") or "").strip()) or any(turn.get(key) for key in _INSTEAD)
 
 
 def _read(record: Record, field: str) -> Conversation:
-    turns = record.fields[field]
+    turns = record.fields.get(field)
     if not isinstance(turns, list) or not turns:
         raise DataUnreadable(f"{field} is no list of turns", where=record.place, hint=_TURN)
     marked = [_turn(turn, f"{field}[{order}]", record) for order, turn in enumerate(turns)]
@@ -94,7 +98,6 @@ def _turn(value: object, name: str, record: Record) -> tuple[Turn, bool]:
     """One turn without its marks, and whether they allow that it is learned."""
     if not isinstance(value, dict):
         raise _no_turn(f"{name} is no object", record)
-    # Rows of a table have all fields that any row has.
     turn = {key: part for key, part in value.items() if part is not None or key == "content"}
     if "from" in turn and "role" not in turn:
         turn["role"] = _SPEAKERS.get(str(turn.pop("from")).lower())
@@ -103,8 +106,8 @@ def _turn(value: object, name: str, record: Record) -> tuple[Turn, bool]:
     if isinstance(turn.get("content"), list):
         turn["content"] = _joined(turn["content"], name, record)
     role, content = turn.get("role"), turn.get("content")
-    instead = turn.keys() - {"role", "content", "name"}
-    if not isinstance(role, str) or not (isinstance(content, str) or (content is None and instead)):
+    instead = content is None and not _INSTEAD.isdisjoint(turn)
+    if not isinstance(role, str) or not (isinstance(content, str) or instead):
         raise _no_turn(f"{name} has no role and content of text", record)
     whole_text(json.dumps(turn, ensure_ascii=False, default=str), name, record)
     return turn, wanted
@@ -134,6 +137,7 @@ def _tools(record: Record) -> tuple[Any, ...]:
             tools = None
     if not isinstance(tools, list | tuple):
         raise DataUnreadable("tools is no list, nor JSON of one", where=record.place)
+    whole_text(json.dumps(tools, ensure_ascii=False, default=str), "tools", record)
     return tuple(tools)
 
 

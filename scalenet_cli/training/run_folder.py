@@ -50,9 +50,6 @@ class RunRecord(Strict):
     train: SplitRecord
     val: SplitRecord
     task: TaskName = "images"
-    template: Literal["chat", "alpaca", "none"] | None = Field(
-        None, description="what wrote the instructions and conversations; null of other records"
-    )
     num_classes: int | None = Field(None, description="of an image classifier")
     new_head: bool = False
     classes: dict[str, int] = Field(default_factory=dict)
@@ -155,7 +152,8 @@ class RunFolder:
         self._require_own(old)
         found = differences(self.recipe(), recipe)
         if old.bundle != record.bundle:
-            found.append(f"bundle: digest {old.bundle[:12]} -> {record.bundle[:12]}")
+            digests = f"{old.bundle[:12]} -> {record.bundle[:12]}"
+            found.append(f"bundle and its tokenizer: digest {digests}")
         for name, before, after in (
             ("train", old.train, record.train), ("val", old.val, record.val),
         ):  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ class Subject:
 
     ``base_keys`` says under which keys of the model the source's tensors are. ``manifest`` is the
     bundle's with this model's numbers. ``num_classes``, ``new_head`` and ``classes`` are of image
-    classifiers.
+    classifiers, ``template`` of language models.
     """
 
     model: nn.Module
@@ -39,6 +39,7 @@ class Subject:
     num_classes: int | None = None
     new_head: bool = False
     classes: Mapping[str, int] = field(default_factory=dict)
+    template: Literal["chat", "alpaca", "none"] | None = None
 
     def trained_entry(
         self, steps: int, metrics: Mapping[str, float], *, averaged: bool
@@ -52,6 +53,7 @@ class Subject:
             num_classes=self.num_classes,
             new_head=self.new_head or bool(before and before.new_head),
             classes=dict(self.classes),
+            template=self.template or (before.template if before else None),
             averaged=averaged,
             metrics=dict(metrics),
         )

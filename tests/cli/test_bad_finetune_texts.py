@@ -168,6 +168,8 @@ def test_a_bundle_without_a_tokenizer(run: Run, tmp_path: Path, ground: Path) ->
     written = run("generate", tmp_path / "run", "--prompt", "w5 w6", "--max-new-tokens", 2)
     assert written.exit_code == 0
     assert run(*arguments, *elsewhere, "--resume").exit_code == 0
+    again = run(*arguments, *SHORT, "--resume")  # with the tokenizer that it began with
+    assert (again.exit_code, "the run's bundles get" in again.stderr) == (0, False)
     (tmp_path / "words").mkdir()
     write_tokenizer(tmp_path / "words", ends=True)
     others = (*SHORT, "--tokenizer", tmp_path / "words", "--resume")

@@ -36,6 +36,7 @@ def test_it_is_the_metric_of_a_run(tmp_path: Path, template: Any) -> None:
     found = evaluated(tmp_path / "run" / "last", data, **how)
     assert found.perplexity == pytest.approx(report.last["perplexity"], rel=1e-5)
     assert (found.template, found.num_records, found.num_dropped) == (template, 13, 0)
+    assert evaluated(tmp_path / "run", data, **{**how, "template": "auto"}).template == template
     assert evaluated(tmp_path / "bundle", data, **how).perplexity == pytest.approx(
         report.before, rel=1e-5
     )

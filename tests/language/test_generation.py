@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from scalenet_cli.bundle.read import bundle_folder
 from scalenet_cli.cli.app import app
 from scalenet_cli.commands.generate import GenerateOptions, GenerateReport, generate
 from scalenet_cli.commands.language_models import open_language_model
@@ -105,27 +106,30 @@ def test_a_prompt_in_alpacas_words(tmp_path: Path) -> None:
 ASKED, TEXTS = instructions(20), [{"text": "w5 w6 w7"}] * 20
 
 
+@pytest.mark.parametrize("part", ["", "last"])
 @pytest.mark.parametrize(
-    ("rows", "template", "chat", "expected"),
-    [(ASKED, "auto", CHAT, "chat"), (ASKED, "auto", None, "alpaca"), (ASKED, "none", CHAT, "none"),
-     (ASKED, "alpaca", CHAT, "alpaca"), (TEXTS, "auto", CHAT, "none")],
+    ("template", "chat", "expected"),
+    [("auto", CHAT, "chat"), ("auto", None, "alpaca"), ("none", CHAT, "none"),
+     ("alpaca", CHAT, "alpaca")],
 )  # fmt: skip
-def test_a_run_is_asked_as_it_was_trained(
-    tmp_path: Path, rows: Any, template: Template, chat: str | None, expected: str
+def test_a_model_is_asked_as_it_was_trained(
+    tmp_path: Path, template: Template, chat: str | None, expected: str, part: str
 ) -> None:
-    run = trained(tmp_path, chat, rows, template=template)
-    found = generate(run, "w5 w6", GenerateOptions(3))
-    told = (
-        f"the prompt's template is {expected}, as in the run's run.json; --template chooses another"
-    )
+    target = trained(tmp_path, chat, ASKED, template=template) / part
+    found = generate(target, "w5 w6", GenerateOptions(3))
+    told = f"the prompt's template is {expected}, as in training; --template chooses another"
     assert (found.template, found.notes) == (expected, (told,))
-    ids = encode_prompt(load_tokenizer(run / "last"), "w5 w6", found.template)
+    ids = encode_prompt(load_tokenizer(bundle_folder(target)), "w5 w6", found.template)
     assert found.prompt_tokens == len(ids)
-    chosen = generate(run, "w5 w6", GenerateOptions(3, template="none"))
+    chosen = generate(target, "w5 w6", GenerateOptions(3, template="none"))
     assert (chosen.template, chosen.notes) == ("none", ())
-    # Its bundles are any other target.
-    other = generate(run / "last", "w5 w6", GenerateOptions(3))
-    assert (other.template, other.notes) == ("none" if chat is None else "chat", ())
+
+
+@pytest.mark.parametrize(("chat", "expected"), [(CHAT, "chat"), (None, "none")])
+def test_texts_have_no_template(tmp_path: Path, chat: str | None, expected: str) -> None:
+    run = trained(tmp_path, chat, TEXTS)
+    found = generate(run, "w5 w6", GenerateOptions(3))
+    assert (found.template, found.notes) == (expected, ())
 
 
 def test_a_run_with_a_tokenizer_that_lacks_its_template(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     parquet.write_table(pyarrow.Table.from_pylist([{"text": "a"}, {"text": "b"}]), path)
     assert read_records(str(path))[1] == Record({"text": "b"}, f"{path}[1]")
-    rows = [{"text": "a"}, {"messages": [{"role": "user", "content": None}]}]
+    rows = [{"text": "a"}, {"messages": [{"role": "user"}, {"role": "w", "content": "a"}]}]
     mixed = [{"text": None, "messages": None, **row} for row in rows]
     parquet.write_table(pyarrow.Table.from_pylist(mixed), path)
     assert [record.fields for record in read_records(str(path))] == rows

@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from scalenet_cli.errors import DataUnreadable
+from scalenet_cli.language.examples import ExampleMaker
 from scalenet_cli.language.records import Record, read_records
 from scalenet_cli.language.turns import conversation
 from tests.language.test_sequences import prepared, words
@@ -116,6 +117,52 @@ def test_rows_of_a_table_may_mix_forms(tokenizer: Any, tmp_path: Path) -> None:
     assert [words(made, at)[1] for at in range(3)] == [["w6", "w7", "</s>"]] * 2 + [["w5", "</s>"]]
 
 
+def test_calls_in_a_table_are_those_of_lines(tmp_path: Path) -> None:
+    template = CALLING.replace("c['name'] }}", "c['arguments'] | tojson }} {{ tools | tojson }}")
+    tokenizer = write_tokenizer(tmp_path / "words", chat=template)
+    rows = []
+    for arguments in ({"city": "w6"}, {"a": 1, "b": {"c": [2]}}):
+        call = {"role": "assistant", "tool_calls": [{"name": "w7", "arguments": arguments}]}
+        tool = {"name": "w8", "properties": {name: {"type": "w9"} for name in arguments}}
+        rows.append({"messages": [TURNS[0], call], "tools": [tool]})
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    maker = ExampleMaker(tokenizer, "chat", train_on_prompt=False)
+    made = []
+    for name in ("rows.jsonl", "rows.parquet"):
+        records = read_records(str(tmp_path / name))
+        made.append([maker.make(record) for record in records])
+    texts = [[example and example.text for example in examples] for examples in made]
+    assert texts[0] == texts[1]
+    assert '"city": "w6"' in str(texts[0][0])
+
+
+@pytest.mark.parametrize("extra", [{"language": "w9"}, {"name": "w9"}])
+def test_an_empty_answer_is_not_learned(tokenizer: Any, extra: dict[str, Any]) -> None:
+    turns = [TURNS[0], {"role": "assistant", "content": "", **extra}]
+    found = prepared(tokenizer, {"messages": turns}, {"messages": TURNS})
+    assert (len(found), found.num_dropped) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"content": "w6", "reasoning_content": "w7"}, ["w20", "w7", "w21", "w6", "</s>"]),
+        ({"content": "w6", "tool_calls": [{"name": "w8"}]}, ["w6", "w11", "w8", "</s>"]),
+        ({"content": None, "tool_calls": [{"name": "w8"}]}, ["w11", "w8", "</s>"]),
+    ],
+)
+def test_thoughts_and_calls_are_learned_where_a_prompt_opens_thoughts(
+    tmp_path: Path, answer: dict[str, Any], expected: list[str]
+) -> None:
+    opening = CALLING.replace("w4 assistant", "w4 assistant w22")
+    tokenizer = write_tokenizer(tmp_path, chat=opening)
+    turns = [TURNS[0], {"role": "assistant", **answer}]
+    assert learned(tokenizer, messages=turns) == expected
+
+
 def test_a_text_with_half_of_another_form_is_a_text(tokenizer: Any) -> None:
     assert learned(tokenizer, text="w5 w6", prompt="w7") == ["w5", "w6", "</s>"]
 
@@ -135,6 +182,9 @@ def test_a_text_with_half_of_another_form_is_a_text(tokenizer: Any) -> None:
         ({"messages": TURNS, "tools": "{"}, "tools is no list"),
         ({"messages": TURNS, "tools": 5}, "tools is no list"),
         ({"prompt": TURNS, "completion": "w5"}, "completion is no list of turns"),
+        ({"prompt": TURNS, "chosen": TURNS}, "completion is no list of turns"),
+        ({"messages": [{"from": "gpt", "value": None, "id": "r7"}]}, "no role and content"),
+        ({"messages": TURNS, "tools": [{"name": "\ud800"}]}, "tools holds half a character"),
         ({"messages": [{**TURNS[0], "name": "\ud800"}]}, "half a character"),
     ],
 )
