@@ -152,8 +152,8 @@ class RunFolder:
         self._require_own(old)
         found = differences(self.recipe(), recipe)
         if old.bundle != record.bundle:
-            digests = f"{old.bundle[:12]} -> {record.bundle[:12]}"
-            found.append(f"bundle and its tokenizer: digest {digests}")
+            name = "bundle" if record.task == "images" else "bundle or tokenizer"
+            found.append(f"{name}: digest {old.bundle[:12]} -> {record.bundle[:12]}")
         for name, before, after in (
             ("train", old.train, record.train), ("val", old.val, record.val),
         ):  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from scalenet_cli.commands.evaluate_language import LanguageOptions, evaluate_language
 from scalenet_cli.errors import DataUnreadable, OptionError
 from tests.language.helpers import questions, write_lines
-from tests.training.runs import train
+from tests.training.runs import slow, train
 from tests.training.texts import (
     CHAT,
     RECIPE,
@@ -25,7 +25,7 @@ def evaluated(target: Path, data: Path, **how: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("template", ["none", "alpaca", "chat"])
+@pytest.mark.parametrize("template", [slow("none"), "alpaca", slow("chat")])
 def test_it_is_the_metric_of_a_run(tmp_path: Path, template: Any) -> None:
     bundle = write_language_bundle(tmp_path / "bundle", chat=CHAT)
     texts = write_texts(tmp_path / "texts")

@@ -24,7 +24,7 @@ from scalenet_cli.language.prompts import encode_prompt
 from scalenet_cli.language.templates import ALPACA, Template
 from scalenet_cli.language.tokenizers import load_tokenizer
 from tests.language.helpers import TEMPLATE, write_model, write_tokenizer
-from tests.training.runs import train
+from tests.training.runs import slow, train
 from tests.training.texts import CHAT, RECIPE, instructions, write_language_bundle, write_records
 from tests.training.texts import write_tokenizer as write_words
 
@@ -106,7 +106,7 @@ def test_a_prompt_in_alpacas_words(tmp_path: Path) -> None:
 ASKED, TEXTS = instructions(20), [{"text": "w5 w6 w7"}] * 20
 
 
-@pytest.mark.parametrize("part", ["", "last"])
+@pytest.mark.parametrize("part", ["last", slow("")])
 @pytest.mark.parametrize(
     ("template", "chat", "expected"),
     [("auto", CHAT, "chat"), ("auto", None, "alpaca"), ("none", CHAT, "none"),

@@ -12,6 +12,7 @@ from scalenet_cli.training.optimization import freeze
 from scalenet_cli.training.precision import set_types
 from tests.laws.building import make_model, randomise_instances
 from tests.models import tiny_case
+from tests.training.runs import slow
 
 Saved = dict[int, torch.UntypedStorage]
 
@@ -39,7 +40,7 @@ def bytes_of(saved: Saved) -> int:
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
 @pytest.mark.parametrize("adapter", ["parallel", "lora"])
 @pytest.mark.parametrize("name", ["vit_variant", "swin", "llama_tied", "qwen3", "gemma3"])
 def test_the_bits_are_autocasts(
