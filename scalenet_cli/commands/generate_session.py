@@ -9,7 +9,7 @@ from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
 from scalenet_cli.language.generation import Sampling, generate_text
 from scalenet_cli.language.prompts import encode_prompt
-from scalenet_cli.language.templates import Chosen, choose_template
+from scalenet_cli.language.templates import BARE, Chosen, choose_template
 from scalenet_cli.language.tokenizers import check_ids
 from scalenet_cli.training.devices import find_device
 from scalenet_cli.training.failures import explained
@@ -29,7 +29,9 @@ def run_generation(
     device = find_device(how.device)
     opened = open_language_model(target, options, tokenizer=how.tokenizer, precision=how.precision)
     template, told = _template(opened, how)
-    ids = encode_prompt(opened.tokenizer, prompt, template, system=how.system)
+    is_instruction = bool(prompt and told) and template == "none"
+    asked = BARE.format(instruction=prompt) if is_instruction else prompt
+    ids = encode_prompt(opened.tokenizer, asked, template, system=how.system)
     left = _room(opened, ids)
     notes = [*opened.notes, *told]
     if left < how.max_new_tokens:

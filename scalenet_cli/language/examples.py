@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, final
 from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.language.chat import TemplateRefused, render_chat
 from scalenet_cli.language.records import Record, text_of
-from scalenet_cli.language.templates import ALPACA, ALPACA_INPUT, Template, choose_template
+from scalenet_cli.language.templates import ALPACA, ALPACA_INPUT, BARE, Template, choose_template
 from scalenet_cli.language.turns import (
     ANSWERING,
     Conversation,
@@ -105,7 +105,7 @@ class ExampleMaker:
             found = Conversation(turns, (False, is_answer(answer)))
             return self._conversation(found, record)
         if self.template == "none":
-            return self._completed(f"{plain}\n\n", output, record)
+            return self._completed(BARE.format(instruction=plain), output, record)
         template = ALPACA_INPUT if context.strip() else ALPACA
         prompt = template.format(instruction=instruction, input=context)
         return self._completed(prompt, output, record)

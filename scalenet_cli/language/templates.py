@@ -17,6 +17,8 @@ ALPACA_INPUT: Final = (
     "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
     "{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
+# What stands before an answer without any words around it.
+BARE: Final = "{instruction}\n\n"
 
 
 def choose_template(tokenizer: Any, template: Template, *, otherwise: Chosen) -> Chosen:

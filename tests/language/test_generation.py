@@ -1,8 +1,10 @@
 """`generate` against transformers' own, from greedy to sampled, streamed or not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from tests.training.texts import CHAT, RECIPE, instructions, write_language_bund
 from tests.training.texts import write_tokenizer as write_words
 
 PROMPT = "the cat sat on"
+SESSION = "scalenet_cli.commands.generate_session"
 
 
 @pytest.fixture
@@ -130,6 +133,17 @@ def test_texts_have_no_template(tmp_path: Path, chat: str | None, expected: str)
     run = trained(tmp_path, chat, TEXTS)
     found = generate(run, "w5 w6", GenerateOptions(3))
     assert (found.template, found.notes) == (expected, ())
+
+
+def test_instructions_without_a_template_end_with_an_empty_line(model: Path) -> None:
+    opened = open_language_model(str(model))
+    plain, asked = (replace(opened, template=template) for template in (None, "none"))
+    for one, text in ((plain, PROMPT), (asked, f"{PROMPT}\n\n")):
+        with patch(f"{SESSION}.open_language_model", return_value=one):
+            found = generate(model, PROMPT, GenerateOptions(3))
+        assert found.prompt_tokens == len(opened.tokenizer(text).input_ids)
+        assert found.prompt == PROMPT
+    assert opened.tokenizer(f"{PROMPT}\n\n").input_ids != opened.tokenizer(PROMPT).input_ids
 
 
 def test_a_run_with_a_tokenizer_that_lacks_its_template(tmp_path: Path) -> None:
