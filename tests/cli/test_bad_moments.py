@@ -126,7 +126,9 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["numpy.linalg", "torch.nn"])
+@pytest.mark.parametrize(
+    "module", ["numpy.linalg", pytest.param("torch.nn", marks=pytest.mark.slow)]
+)
 def test_ctrl_c_while_a_library_is_imported_leaves_the_old_state(work: Path, module: str) -> None:
     # torch imports numpy and goes on when that fails: half of numpy is worse than none.
     before = snapshot(work)
@@ -190,6 +192,7 @@ def test_a_request_to_stop_after_the_output_is_there_is_too_late(work: Path, who
     assert sorted(path.name for path in work.iterdir()) == ["llama", "out", "plan.yaml"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_large_file_is_copied_leaves_the_old_state(work: Path, whole: Path) -> None:
     shutil.copytree(whole, work / "out")
     enlarge(work / "llama", 1_000_000)  # 256 MB

@@ -117,6 +117,7 @@ def test_check(run: Run, plan_file: Callable[..., Path], vit_checkpoint: Path) -
     assert "6 blocks (3 new)" in result.stdout
 
 
+@pytest.mark.slow  # .ci/run does it with the wheel
 def test_quickstart(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "quickstart"
     result = run("quickstart", "-o", out, "--max-steps", 2, "--json")

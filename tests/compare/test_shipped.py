@@ -29,10 +29,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("fashion"), size=8, classes=10, train=130, val=10)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "fashion_swin" else slow(name) for name in TWINS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWINS)
 def test_a_small_twin_fits_its_source(name: str, data: Path, tmp_path: Path) -> None:
     model = "swin" if name == "fashion_swin" else "vit"
     architecture, arguments = SOURCES[model]

@@ -86,6 +86,7 @@ def test_a_package_that_is_missing(
     assert raised.value.hint == hint
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_missing(
     opened: OpenedLanguageModel, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ def bytes_of(saved: Saved) -> int:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
-@pytest.mark.parametrize("adapter", ["parallel", "lora"])
+@pytest.mark.parametrize("adapter", ["parallel", slow("lora")])
 @pytest.mark.parametrize("name", ["vit_variant", "swin", "llama_tied", "qwen3", "gemma3"])
 def test_the_bits_are_autocasts(
     name: str, adapter: str, dtype: torch.dtype, stored: torch.dtype

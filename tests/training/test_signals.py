@@ -70,6 +70,7 @@ def command_under_nohup(bundle: Path, data: Path, run: Path) -> None:
     command(bundle, data, run, at=2, signals=(signal.SIGHUP,))
 
 
+@pytest.mark.slow
 def test_a_run_under_nohup_outlives_its_terminal(
     server: Server, bundle: Path, data: Path, tmp_path: Path, whole: Path
 ) -> None:
