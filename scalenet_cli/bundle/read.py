@@ -26,6 +26,7 @@ from scalenet_cli.errors import (
     ManifestUnreadable,
     NotABundle,
 )
+from scalenet_cli.families.sources.carried import is_plain_name
 from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.families.sources.safetensors_file import read_header
 from scalenet_cli.families.sources.tensors import FileTensor, TensorSpec
@@ -228,8 +229,7 @@ def map_tensors(bundle: Bundle, role: Role) -> "Mapping[str, torch.Tensor]":
 
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
-    plain = Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
-    if not plain or "\\" in name or len(name) > 200 or path.resolve().parent != folder.resolve():
+    if not is_plain_name(name) or path.resolve().parent != folder.resolve():
         raise BundlePathUnsafe(
             f"the manifest names {name!r}, which is not a file inside the bundle",
             where=str(folder),

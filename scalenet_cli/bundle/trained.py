@@ -18,6 +18,7 @@ from scalenet_cli.bundle.write import (
     write_manifest,
     write_text,
 )
+from scalenet_cli.errors import BundlePathUnsafe
 from scalenet_cli.families.sources.tensors import hold
 
 if TYPE_CHECKING:
@@ -65,7 +66,19 @@ class Start:
 
 
 def start_with(source: Bundle, paths: Iterable[Path], replaces: Callable[[str], bool]) -> Start:
-    """A start that has these files, and no others of the carried ones that they replace."""
+    """A start that has these files, and no others of the carried ones that they replace.
+
+    Raises:
+        BundlePathUnsafe: one of them is a link in the bundle, which may lead anywhere.
+    """
+    paths = tuple(paths)
+    for path in paths:
+        if path.parent == source.folder and path.is_symlink():
+            raise BundlePathUnsafe(
+                f"{path.name} is a link, which a bundle does not have",
+                where=str(source.folder),
+                hint="do not trust this bundle; or put what it links to in its place",
+            )
     files = {
         name: entry
         for name, entry in source.manifest.files.items()

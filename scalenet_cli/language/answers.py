@@ -9,29 +9,10 @@ import numpy as np
 
 from scalenet_cli.language.examples import ExampleMaker
 from scalenet_cli.language.records import Record
-from scalenet_cli.language.scoring import Progress, Span, perplexity_of, score
+from scalenet_cli.language.scoring import Loss, Progress, Span, score
 from scalenet_cli.language.sequences import Sequences, tokenize
 from scalenet_cli.language.templates import Chosen, Template
 from scalenet_cli.training.devices import Devices
-
-
-@final
-@dataclass(frozen=True)
-class Answers:
-    """The sum over all targets, in nats, and how many there are."""
-
-    num_targets: int
-    loss_sum: float
-
-    @property
-    def loss(self) -> float:
-        """Mean of -log p over all targets, in nats."""
-        return self.loss_sum / self.num_targets
-
-    @property
-    def perplexity(self) -> float:
-        """Infinity where a float64 cannot hold it."""
-        return perplexity_of(self.loss)
 
 
 @final
@@ -73,7 +54,7 @@ def measure_answers(
     batch_size: int,
     place: str,
     progress: Progress | None = None,
-) -> Answers:
+) -> Loss:
     """How well a model predicts the targets of sequences, each by itself.
 
     Raises:
@@ -84,4 +65,4 @@ def measure_answers(
         targets = np.flatnonzero(sequences.is_target[begin:end])
         spans.append(Span(sequences.tokens[begin:end].tolist(), tuple(targets.tolist()), place))
     scores = score(model, spans, devices, batch_size=batch_size, progress=progress)
-    return Answers(sum(len(span.targets) for span in spans), -math.fsum(scores))
+    return Loss(sum(len(span.targets) for span in spans), -math.fsum(scores))

@@ -13,7 +13,6 @@ from scalenet_cli.language.turns import (
     Conversation,
     completed_conversation,
     conversation,
-    is_answer,
 )
 
 Span = tuple[int, int]
@@ -102,8 +101,8 @@ class ExampleMaker:
         if self.template == "chat":
             answer = {"role": ANSWERING, "content": output}
             turns = ({"role": "user", "content": plain}, answer)
-            found = Conversation(turns, (False, is_answer(answer)))
-            return self._conversation(found, record)
+            found = Conversation(turns, (False, True))
+            return self._conversation(found, record) if output.strip() else None
         if self.template == "none":
             return self._completed(BARE.format(instruction=plain), output, record)
         template = ALPACA_INPUT if context.strip() else ALPACA
@@ -133,12 +132,12 @@ class ExampleMaker:
                 else "leave out the recipe's template, or set it to chat",
             )
         self.is_used = True
-        answers = [order for order, learned in enumerate(found.learned) if learned]
-        if not answers:
-            return None
         text = self._render(found, record)
         if self._train_on_prompt:
             return Example(text, ((0, len(text)),), record.place, closed=True)
+        answers = [order for order, learned in enumerate(found.learned) if learned]
+        if not answers:
+            return None
         spans = [self._answer(found, order, text, record) for order in answers]
         targets = tuple(span for span in spans if span is not None)
         changed = len(spans) - len(targets)

@@ -7,7 +7,7 @@ from typing import Any, Final, final
 
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.language.records import Record, text_of
-from scalenet_cli.language.scoring import Progress, Span, perplexity_of, score
+from scalenet_cli.language.scoring import Loss, Progress, Span, score
 from scalenet_cli.language.tokenizers import check_ids
 from scalenet_cli.training.devices import Devices
 
@@ -26,7 +26,7 @@ class Windows:
 
 @final
 @dataclass(frozen=True)
-class Perplexity:
+class Perplexity(Loss):
     """Sums over all documents and ranks.
 
     ``num_empty`` documents have no target: no text, or a single token. ``num_windowed`` are longer
@@ -37,19 +37,7 @@ class Perplexity:
     num_empty: int
     num_windowed: int
     num_tokens: int
-    num_targets: int
     num_bytes: int
-    loss_sum: float
-
-    @property
-    def loss(self) -> float:
-        """Mean of -log p over all targets, in nats."""
-        return self.loss_sum / self.num_targets
-
-    @property
-    def perplexity(self) -> float:
-        """Infinity where a float64 cannot hold it."""
-        return perplexity_of(self.loss)
 
     @property
     def bits_per_byte(self) -> float:

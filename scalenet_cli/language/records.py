@@ -17,7 +17,9 @@ MAX_LINE_BYTES: Final = 2**26
 MAX_FILE_BYTES: Final = 2**31
 _MARK: Final = b"\xef\xbb\xbf"
 # An object with one of these is a record; one without may be a list of records with a frame.
-_FIELDS: Final = ("text", "messages", "instruction", "prompt", "query", "choices")
+_FIELDS: Final = (
+    "text", "messages", "conversations", "instruction", "prompt", "query", "choices",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

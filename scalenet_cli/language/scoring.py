@@ -33,9 +33,22 @@ class Span:
     place: str
 
 
-def perplexity_of(loss: float) -> float:
-    """E to the power of a loss in nats; infinity where a float64 cannot hold it."""
-    return math.exp(loss) if loss < 709 else math.inf
+@dataclass(frozen=True)
+class Loss:
+    """The sum of -log p over all targets, in nats, and how many there are."""
+
+    num_targets: int
+    loss_sum: float
+
+    @property
+    def loss(self) -> float:
+        """Mean of -log p over all targets, in nats."""
+        return self.loss_sum / self.num_targets
+
+    @property
+    def perplexity(self) -> float:
+        """Infinity where a float64 cannot hold it."""
+        return math.exp(self.loss) if self.loss < 709 else math.inf
 
 
 def score(

@@ -75,7 +75,7 @@ def completed_conversation(record: Record) -> Conversation:
     )
 
 
-def is_answer(turn: Turn) -> bool:
+def _is_answer(turn: Turn) -> bool:
     """Whether the model is the one who speaks, and says anything."""
     if turn["role"] != ANSWERING:
         return False
@@ -89,7 +89,7 @@ def _read(record: Record, field: str) -> Conversation:
     marked = [_turn(turn, f"{field}[{order}]", record) for order, turn in enumerate(turns)]
     return Conversation(
         tuple(turn for turn, _ in marked),
-        tuple(wanted and is_answer(turn) for turn, wanted in marked),
+        tuple(wanted and _is_answer(turn) for turn, wanted in marked),
         _tools(record),
     )
 

@@ -176,6 +176,16 @@ def test_a_bundle_without_a_tokenizer(run: Run, tmp_path: Path, ground: Path) ->
     refuse(run, tmp_path, *arguments, *others, status=USAGE, code="run-differs", says=("bundle",))
 
 
+def test_a_link_beside_a_bundle_goes_nowhere(run: Run, tmp_path: Path) -> None:
+    bundle = write_language_bundle(tmp_path / "out")
+    (tmp_path / "secret").write_text("weeks of work")
+    (bundle / "tokenizer_notes.txt").symlink_to(tmp_path / "secret")
+    data = write_records(tmp_path / "data.jsonl", instructions(40))
+    arguments = ("finetune", bundle, "--data", data, "-o", tmp_path / "run", *SHORT)
+    says = ("tokenizer_notes.txt is a link", "do not trust this bundle")
+    refuse(run, tmp_path, *arguments, status=DATA, code="bundle-path-unsafe", says=says)
+
+
 def test_a_template_beside_a_bundle_goes_into_the_run(run: Run, tmp_path: Path) -> None:
     bundle = write_language_bundle(tmp_path / "out")
     (bundle / "chat_template.jinja").write_text(CHAT)

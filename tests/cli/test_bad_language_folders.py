@@ -241,6 +241,19 @@ def test_notes_are_told_and_nothing_is_stopped(run: Run, tmp_path: Path) -> None
     assert (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("name", ["tokenizer\n.json", "tokenizer\\.txt", f"tokenizer{'x' * 200}"])
+def test_a_file_that_no_manifest_names_does_not_come_along(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    folder = write_decoder(tmp_path / "model")
+    (folder / name).write_text("{}")
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    out = tmp_path / "out"
+    assert run("expand", folder, "--plan", tmp_path / "plan.yaml", "-o", out).exit_code == 0
+    assert not (out / name).exists()
+    assert run("verify", out).exit_code == 0
+
+
 @pytest.mark.parametrize("size", [63, 64])
 def test_a_tokenizer_that_fits_is_not_worth_a_note(tmp_path: Path, size: int) -> None:
     folder = write_decoder(tmp_path / "model")

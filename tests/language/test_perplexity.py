@@ -23,6 +23,7 @@ from scalenet_cli.language.perplexity import (
     split_windows,
 )
 from scalenet_cli.language.records import Record
+from scalenet_cli.language.scoring import Loss
 from scalenet_cli.language.tokenizers import load_tokenizer
 from scalenet_cli.training.devices import Devices
 from tests.language.helpers import TEXTS, write_model, write_tokenizer
@@ -135,4 +136,4 @@ def test_a_model_that_answers_nan(opened: OpenedLanguageModel) -> None:
 
 
 def test_a_perplexity_that_no_number_holds() -> None:
-    assert Perplexity(1, 0, 0, 2, 1, 4, 800.0).perplexity == math.inf
+    assert Loss(num_targets=1, loss_sum=800.0).perplexity == math.inf

@@ -71,6 +71,12 @@ def test_parquet(tmp_path: Path) -> None:
         read_records(str(path))
 
 
+def test_a_conversation_alone_is_a_record(tmp_path: Path) -> None:
+    record = {"conversations": [{"from": "human", "value": "a"}]}
+    (tmp_path / "x.json").write_text(json.dumps(record, indent=1))
+    assert [found.fields for found in read_records(str(tmp_path / "x.json"))] == [record]
+
+
 @pytest.mark.parametrize("name", ["val.jsonl", "validation.json", "eval.jsonl"])
 def test_a_folder_has_a_file_per_split(tmp_path: Path, name: str) -> None:
     (tmp_path / "train.jsonl").write_text(lines(ROWS[:1]))

@@ -194,6 +194,12 @@ def test_turns_that_are_none(tokenizer: Any, fields: dict[str, Any], says: str) 
     assert caught.value.where == "r:0"
 
 
+@pytest.mark.parametrize("turns", [TURNS[:1], [TURNS[0], {**TURNS[1], "weight": 0}]])
+def test_everything_is_learned_where_prompts_are(tokenizer: Any, turns: list[Any]) -> None:
+    found, target = words(prepared(tokenizer, {"messages": turns}, train_on_prompt=True))
+    assert target == found[1:]
+
+
 def test_a_conversation_that_only_asks_is_left_out(tokenizer: Any) -> None:
     found = prepared(tokenizer, {"messages": TURNS[:1]}, {"messages": TURNS})
     assert (len(found), found.num_dropped) == (1, 1)

@@ -42,4 +42,10 @@ def is_tokenizer_file(name: str) -> bool:
 
 def _is_any_of(patterns: Sequence[str], name: str) -> bool:
     named = any(fnmatchcase(name, pattern) for pattern in patterns)
-    return named and Path(name).suffix in _CARRIED_SUFFIXES
+    return named and Path(name).suffix in _CARRIED_SUFFIXES and is_plain_name(name)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a manifest may name a file so: no path, and nothing that hides in a terminal."""
+    plain = Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+    return plain and "\\" not in name and len(name) <= 200
