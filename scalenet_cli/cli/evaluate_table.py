@@ -57,7 +57,8 @@ def show_language(facts: "LanguageReport") -> None:
         _show_choices(asked)
     for task in facts.tasks:
         found = [(k, _with_error(v, task.standard_errors.get(k))) for k, v in task.metrics.items()]
-        _block(f"{task.task}: {task.num_samples:,} samples, {task.num_fewshot}-shot", found)
+        how = f"{task.num_fewshot}-shot{', chat template' if task.chat_template else ''}"
+        _block(f"{task.task}: {task.num_samples:,} samples, {how}", found)
 
 
 def _show_text(text: "PerplexityReport") -> None:

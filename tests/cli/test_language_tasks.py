@@ -58,6 +58,9 @@ def test_a_folder_of_own_tasks(
     assert result.exit_code == 0, result.stderr
     (task,) = json.loads(result.stdout)["tasks"]
     assert (task["task"], task["num_samples"]) == ("local_questions", 5)
+    assert task["chat_template"]
+    shown = run("eval", model, *flags, "--apply-chat-template").stdout
+    assert "local_questions: 5 samples, 0-shot, chat template" in shown
     says = f"no task other, nor has {tmp_path / 'tasks'}"
     denied("option", says, status=USAGE, flags=("--tasks", "other", *flags[2:]))
 
