@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from scalenet_cli.adapters.activations import find_activation
+from scalenet_cli.adapters.base import Adapter
+from scalenet_cli.adapters.calls import PLAIN_TENSORS, is_plain_linear, runs_only_forward
 from scalenet_cli.adapters.fused import can_fuse, fused_linear
 from scalenet_cli.errors import AdapterTooWide
 
 
 @final
-class BottleneckAdapter(nn.Module):
+class BottleneckAdapter(Adapter):
     """Computes ``up(activation(down(x)))``, added to the output of one tied Linear.
 
     Without an activation this is LoRA at scale 1. ``up`` starts at zero: a fresh instance computes
@@ -50,17 +52,32 @@ class BottleneckAdapter(nn.Module):
         self.down = nn.Linear(core.in_features, dim, bias=False, **like)
         self.up = nn.Linear(dim, core.out_features, bias=False, **like)
 
-    def adjust(self, y_BNO: torch.Tensor, x_BNI: torch.Tensor) -> torch.Tensor:
-        """``y_BNO + up(activation(down(x_BNI)))``, without a second tensor of the size of y."""
+    def forward(self, x_BNI: torch.Tensor) -> torch.Tensor:
+        """The adjustment, (B, N, O)."""
+        h_BND = find_activation(self.activation).forward(self.down(x_BNI))
+        adjustment_BNO: torch.Tensor = self.up(h_BND)
+        return adjustment_BNO
+
+    def add_to(self, y_BNO: torch.Tensor, x_BNI: torch.Tensor) -> torch.Tensor:
+        """``y_BNO + self(x_BNI)``; without a second tensor of the size of y, where that is the same.
+
+        It is the same where nothing around the adapter's calls could notice.
+        """
+        if not (
+            type(x_BNI) in PLAIN_TENSORS
+            and runs_only_forward(self, BottleneckAdapter)
+            and is_plain_linear(self.up)
+        ):
+            return super().add_to(y_BNO, x_BNI)
         h_BND = find_activation(self.activation).forward(self.down(x_BNI))
         flat = torch.addmm(y_BNO.flatten(0, -2), h_BND.flatten(0, -2), self.up.weight.t())
         return flat.view_as(y_BNO)
 
     def beside(self, core: nn.Linear, x_BNI: torch.Tensor) -> torch.Tensor:
-        """``adjust(core(x), x)``; in training as one step of autograd, where that is the same."""
-        if can_fuse(x_BNI, core, self.down, self.up):
+        """``core(x_BNI) + self(x_BNI)``; in training as one step of autograd, likewise."""
+        if runs_only_forward(self, BottleneckAdapter) and can_fuse(x_BNI, core, self.down, self.up):
             return fused_linear(x_BNI, core, self.down, self.up, self.activation)
-        return self.adjust(core(x_BNI), x_BNI)
+        return self.add_to(core(x_BNI), x_BNI)
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""

@@ -3,7 +3,7 @@
 Composed of ordinary modules, their sum costs passes over full-size tensors that no arithmetic asks
 for: ``addmm`` copies the core's output before it adds to it, and autograd makes one full-size
 gradient of x per path and adds the two in a third. Here the thin products go, in place, into what
-the core has just made. ``BottleneckAdapter.adjust`` stays the definition, and is what runs wherever
+the core has just made. Calling the modules stays the definition, and is what happens wherever
 ``can_fuse`` says no.
 """
 
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scalenet_cli.adapters.activations import find_activation
+from scalenet_cli.adapters.calls import PLAIN_TENSORS, is_plain_linear
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -95,7 +96,7 @@ def _sum_of_products(
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """``total + a @ b``, in the memory of ``total`` unless autograd has to look back on it.
 
-    Not ``addmm_``: it is the same kernel, but FlopCounterMode (torch 2.15) does not count it.
+    Not ``addmm_``: it is the same kernel, but counters of FLOPs (torch 2.15) do not know it.
     """
     if torch.is_grad_enabled():
         return torch.addmm(total, a, b)
@@ -121,34 +122,21 @@ def fused_linear(
 def can_fuse(x: torch.Tensor, core: nn.Linear, down: nn.Linear, up: nn.Linear) -> bool:
     """Whether computing without calling the three modules is the same as calling them.
 
-    No where somebody may listen to or replace a call (hooks, as FSDP2's, a ``forward`` of the
-    instance's own, as Accelerate's, a subclass), where tensors are more than tensors (DTensor,
-    FakeTensor, functorch), where the compiler places buffers itself, and where nothing is gained:
-    without gradients, or with a frozen adapter, whose x autograd would not save.
+    No where somebody may listen to or replace a call (see :func:`runs_only_forward`), where tensors
+    are more than tensors (DTensor, FakeTensor, functorch), where the compiler places buffers itself
+    or a tracer cannot follow, and where nothing is gained: without gradients, or with a frozen
+    adapter, whose x autograd would not save.
     """
     return (
         torch.is_grad_enabled()
+        and all(is_plain_linear(linear) for linear in (core, down, up))
         and down.weight.requires_grad
-        and all(_is_bare(linear) for linear in (core, down, up))
-        and type(x) in _PLAIN
+        and type(x) in PLAIN_TENSORS
         and x.dim() > 1
         and x.is_contiguous()
         # Autocast leaves float64 alone.
         and not (x.dtype == torch.float64 and torch.is_autocast_enabled(x.device.type))
         and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
-    )
-
-
-_PLAIN = (torch.Tensor, nn.Parameter)
-
-
-def _is_bare(linear: nn.Linear) -> bool:
-    """An ``nn.Linear`` as PyTorch makes it, with nothing around its call."""
-    return (
-        type(linear) is nn.Linear
-        and type(linear.weight) in _PLAIN
-        and "forward" not in linear.__dict__
-        and not (linear._forward_hooks or linear._forward_pre_hooks)
-        and not (linear._backward_hooks or linear._backward_pre_hooks)
     )

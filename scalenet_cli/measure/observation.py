@@ -197,7 +197,7 @@ def _ratio_sum(module: AdjustedLinear, x: torch.Tensor, samples: Samples) -> flo
     x_BNC = x.reshape(len(samples), -1, x.shape[-1])
     core_BNC = module.core(x_BNC)
     assert module.adapter is not None
-    added_BNC = module.adapter.adjust(torch.zeros_like(core_BNC), x_BNC)
+    added_BNC = module.adapter(x_BNC)
     core_B, added_B = (_norms(y, samples) for y in (core_BNC, added_BNC))
     return float((added_B / core_B.clamp(min=_TINY)).sum())
 

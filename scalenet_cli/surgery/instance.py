@@ -1,12 +1,11 @@
 """A Linear as one instance executes it: the tied core plus what is the instance's own."""
 
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from scalenet_cli.adapters.bottleneck import BottleneckAdapter
+from scalenet_cli.adapters.base import Adapter
 
 
 @final
@@ -20,9 +19,7 @@ class AdjustedLinear(nn.Module):
         x is (..., in_features); gate is (out_features,).
     """
 
-    def __init__(
-        self, core: nn.Linear, adapter: "BottleneckAdapter | None", gate: nn.Parameter | None
-    ) -> None:
+    def __init__(self, core: nn.Linear, adapter: Adapter | None, gate: nn.Parameter | None) -> None:
         super().__init__()
         self.core = core
         self.adapter = adapter
@@ -40,9 +37,12 @@ class AdjustedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        if self.adapter is not None and self.gate is None:
+        if self.gate is None and isinstance(self.adapter, Adapter):
             return self.adapter.beside(self.core, x)
         y: torch.Tensor = self.core(x)
         if self.gate is not None:
             y = self.gate * y
-        return y if self.adapter is None else self.adapter.adjust(y, x)
+        if isinstance(self.adapter, Adapter):
+            return self.adapter.add_to(y, x)
+        # A user's module in the place of ours is called like any other.
+        return y if self.adapter is None else y + self.adapter(x)

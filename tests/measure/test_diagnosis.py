@@ -313,5 +313,5 @@ def mean_ratio(module: Any, x: torch.Tensor, samples: Samples) -> float:
         if samples.lengths is not None:
             kept = kept[: int(samples.lengths[at])]
         core = module.core(kept)
-        values.append(float((module.adapter.adjust(core, kept) - core).norm() / core.norm()))
+        values.append(float((module.adapter.add_to(core, kept) - core).norm() / core.norm()))
     return sum(values) / len(values)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from scalenet_cli.adapters.bottleneck import BottleneckAdapter
+from scalenet_cli.adapters.calls import runs_only_forward
 from scalenet_cli.adapters.fused import can_fuse
 from scalenet_cli.surgery.instance import AdjustedLinear
 from tests.laws.building import make_model
@@ -38,7 +39,7 @@ def adjusted(
 
 def plain(module: AdjustedLinear, x: torch.Tensor) -> torch.Tensor:
     """The definition."""
-    return module.adapter.adjust(module.core(x), x)
+    return module.core(x) + module.adapter(x)
 
 
 def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -66,7 +67,9 @@ def assert_same(run: Run, module: AdjustedLinear, x: torch.Tensor, tolerance: fl
 
 
 def fuses(module: AdjustedLinear, x: torch.Tensor) -> bool:
-    return can_fuse(x, module.core, module.adapter.down, module.adapter.up)
+    return runs_only_forward(module.adapter, BottleneckAdapter) and can_fuse(
+        x, module.core, module.adapter.down, module.adapter.up
+    )
 
 
 def call(module: AdjustedLinear, x: torch.Tensor) -> torch.Tensor:
@@ -198,8 +201,16 @@ def hook_down(module: AdjustedLinear) -> None:
     module.adapter.down.register_full_backward_hook(lambda *_: None)
 
 
+def hook_adapter(module: AdjustedLinear) -> None:
+    module.adapter.register_forward_hook(lambda *_: None)
+
+
 def wrap_forward(module: AdjustedLinear) -> None:
     module.core.forward = module.core.forward
+
+
+def compile_up(module: AdjustedLinear) -> None:
+    module.adapter.up.compile(backend="eager")
 
 
 def subclass(module: AdjustedLinear) -> None:
@@ -217,8 +228,19 @@ def freeze_adapter(module: AdjustedLinear) -> None:
     module.adapter.requires_grad_(False)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize(
-    "change", [hook_core, hook_down, wrap_forward, subclass, parametrize_core, freeze_adapter]
+    "change",
+    [
+        hook_core,
+        hook_down,
+        hook_adapter,
+        wrap_forward,
+        compile_up,
+        subclass,
+        parametrize_core,
+        freeze_adapter,
+    ],
 )
 def test_where_a_call_may_be_watched_or_replaced_the_modules_are_called(
     change: Callable[[AdjustedLinear], None],
@@ -246,7 +268,7 @@ def test_other_inputs_get_the_definition() -> None:
         assert not fuses(module, inputs())
     gated = adjusted()
     gated.gate = nn.Parameter(torch.rand(OUT))
-    expected = gated.adapter.adjust(gated.gate * gated.core(inputs()), inputs())
+    expected = gated.adapter.add_to(gated.gate * gated.core(inputs()), inputs())
     assert torch.equal(gated(inputs()), expected)
 
 
@@ -257,8 +279,7 @@ def test_the_work_is_counted_as_for_the_definition(bias: bool) -> None:
         with FlopCounterMode(display=False) as counter:
             run(adjusted(core_trains=True, bias=bias), inputs()).sum().backward()
         totals.append(counter.get_total_flops())
-    # The bias is one more column of the thin product.
-    assert totals[0] == totals[1] + 2 * B * N * OUT * bias
+    assert totals[0] == totals[1] > 0
 
 
 def saved_bytes(module: nn.Module, x: torch.Tensor) -> int:

@@ -30,16 +30,16 @@ def test_an_adapter_computes_the_papers_formula(activation: str | None) -> None:
     if activation is not None:
         inner = getattr(torch.nn.functional, activation)(inner)
     expected = y + inner @ made.up.weight.T
-    assert torch.allclose(made.adjust(y, x), expected, atol=1e-5)
+    assert torch.allclose(made.add_to(y, x), expected, atol=1e-5)
     images = x.reshape(B, 1, N, IN)
     assert torch.allclose(
-        made.adjust(y.reshape(B, 1, N, OUT), images).view_as(y), expected, atol=1e-5
+        made.add_to(y.reshape(B, 1, N, OUT), images).view_as(y), expected, atol=1e-5
     )
 
 
 def test_a_fresh_adapter_adds_exactly_nothing_and_learns_in_up_first() -> None:
     made, x, y = adapter(zero=True), torch.randn(B, N, IN), torch.randn(B, N, OUT)
-    answer = made.adjust(y, x)
+    answer = made.add_to(y, x)
     assert torch.equal(answer, y)
     answer.square().sum().backward()
     assert made.up.weight.grad.abs().min() > 0
@@ -50,7 +50,7 @@ def test_an_adapter_has_the_parameters_and_flops_that_it_states() -> None:
     made = adapter()
     assert sum(p.numel() for p in made.parameters()) == D * (IN + OUT)
     with FlopCounterMode(display=False) as counter:
-        made.adjust(torch.randn(B, N, OUT), torch.randn(B, N, IN))
+        made.add_to(torch.randn(B, N, OUT), torch.randn(B, N, IN))
     assert counter.get_total_flops() == 2 * B * N * D * (IN + OUT)
 
 
@@ -63,7 +63,7 @@ def test_an_adapter_is_a_bottleneck(dim: int) -> None:
 def test_gates_scale_the_core_and_not_the_adjustment() -> None:
     core, made, x = nn.Linear(IN, OUT), adapter(), torch.randn(B, N, IN)
     gate = nn.Parameter(torch.rand(OUT))
-    expected = gate * core(x) + made.adjust(torch.zeros(B, N, OUT), x)
+    expected = gate * core(x) + made.add_to(torch.zeros(B, N, OUT), x)
     assert torch.allclose(AdjustedLinear(core, made, gate)(x), expected, atol=1e-6)
 
 
