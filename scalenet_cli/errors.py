@@ -16,7 +16,7 @@ ScalenetError
 |   `-- MissingExtra, DownloadFailed
 |-- SurgeryError        exit 3: a model that a family does not describe
 |   |-- UnknownBlockTensor
-|   `-- CannotFold
+|   `-- CannotFold, TieReplacedInPart
 |-- BundleError         exit 3: our own folder
 |   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe
 |   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
@@ -295,6 +295,12 @@ class CannotFold(SurgeryError):
     """An adapter cannot be absorbed into the weight beside it."""
 
     code = "cannot-fold"
+
+
+class TieReplacedInPart(SurgeryError):
+    """Another tool replaced a shared module in some instances only."""
+
+    code = "tie-replaced-in-part"
 
 
 class BundleError(ScalenetError):

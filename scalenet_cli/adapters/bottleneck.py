@@ -59,7 +59,7 @@ class BottleneckAdapter(Adapter):
         return adjustment_BNO
 
     def add_to(self, y_BNO: torch.Tensor, x_BNI: torch.Tensor) -> torch.Tensor:
-        """``y_BNO + self(x_BNI)``; without a second tensor of the size of y, where that is the same.
+        """``y_BNO + self(x_BNI)``, without a second tensor of the size of y where that is the same.
 
         It is the same where nothing around the adapter's calls could notice.
         """

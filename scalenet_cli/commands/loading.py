@@ -31,6 +31,7 @@ from scalenet_cli.plan.schema import ExpansionPlan, Group
 from scalenet_cli.plan.train import resolve_train
 from scalenet_cli.surgery import Expansion, expand, verify_ties
 from scalenet_cli.surgery.assign import set_parameters
+from scalenet_cli.surgery.guard import guard_ties
 from scalenet_cli.surgery.values import compute_value
 
 
@@ -60,7 +61,9 @@ def load(path: str | Path, *, check: bool = True) -> nn.Module:
     Raises:
         BundleError: not a bundle, damaged, or with a tie that does not hold.
     """
-    return load_bundle(path, check=check).model
+    loaded = load_bundle(path, check=check)
+    guard_ties(loaded.model, loaded.family)
+    return loaded.model
 
 
 def load_bundle(path: str | Path, *, check: bool = True, num_classes: int | None = None) -> Loaded:
@@ -178,4 +181,5 @@ def expand_module(
         for key, value in expansion.owned.items()
     }
     set_parameters(expansion.model, values)
+    guard_ties(expansion.model, kind)
     return expansion.model

@@ -8,13 +8,16 @@ from torch import nn
 
 from scalenet_cli.errors import UnknownBlockTensor
 from scalenet_cli.families.base import Anatomy
+from scalenet_cli.surgery.guard import drop_guards
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def clone_structure(model: M) -> M:
-    """A model of its own around the very same Parameter objects."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    """A model of its own around the very same Parameter objects, without guards of its ties."""
+    clone = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    drop_guards(clone)
+    return clone
 
 
 def clone_tied(block: M, shared: Iterable[object]) -> M:

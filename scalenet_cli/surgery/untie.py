@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from scalenet_cli.adapters.bottleneck import BottleneckAdapter
 from scalenet_cli.errors import CannotFold
 from scalenet_cli.families.base import Family
 from scalenet_cli.surgery.clone import clone_structure, clone_tied
@@ -54,6 +55,7 @@ def _fold_linear(module: AdjustedLinear, path: str) -> nn.Linear:
         weight = module.gate.double()[:, None] * weight
         bias = None if bias is None else module.gate * bias
     if module.adapter is not None:
+        assert isinstance(module.adapter, BottleneckAdapter)
         if module.adapter.activation is not None:
             raise CannotFold(
                 f"the adapter of {path} has an activation, so no weight computes the same",

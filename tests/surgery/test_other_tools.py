@@ -1,6 +1,8 @@
 """Tools that listen to modules or replace them: what they do to an adapter has its effect."""
 
+import copy
 import io
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,11 @@ from torch.ao.quantization import quantize_dynamic
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from scalenet_cli.adapters.base import Adapter
+from scalenet_cli.errors import TieReplacedInPart
+from scalenet_cli.surgery.guard import TieGuard
 from scalenet_cli.surgery.instance import AdjustedLinear
+from scalenet_cli.surgery.ties import keys_by_parameter
+from scalenet_cli.surgery.untie import untie
 from tests.laws.building import make_model, randomise_instances
 from tests.models import TinyCase, logits_of
 
@@ -224,3 +230,51 @@ def test_fx_sees_the_calls_of_an_adapter(case: TinyCase) -> None:
     assert called == {"core", "adapter.down", "adapter.up"}
     x = torch.randn(2, 5, adjusted.in_features)
     assert torch.allclose(graph(x), adjusted(x), atol=1e-5)
+
+
+TARGETS = {
+    "vit": (["qkv"], ["fc1"], "all-linear"),
+    "swin": (["qkv"], ["fc1"], "all-linear"),
+    "llama": (["q_proj"], ["up_proj"], "all-linear"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("case", list(TARGETS), indirect=True)
+@pytest.mark.parametrize("order", range(3))
+def test_peft_cannot_reach_half_of_the_instances(case: TinyCase, order: int) -> None:
+    """A shared Linear is one object, so PEFT wraps it in one block only."""
+    model = make_model(case, start="identity", adapter={"type": "none"}, train="all")
+    config = peft.LoraConfig(r=2, target_modules=TARGETS[case.name][order])
+    wrapped: nn.Module = peft.get_peft_model(model, config)
+    with pytest.raises(TieReplacedInPart, match=r"was replaced by a Linear, but .* was not"):
+        wrapped(**case.inputs)
+    model.set_grad_checkpointing() if case.name != "llama" else None
+    with pytest.raises(TieReplacedInPart):
+        wrapped.train()(**case.inputs)
+
+
+@both_kinds
+def test_a_guard_notices_copies_and_allows_what_reaches_all_places(case: TinyCase) -> None:
+    model = copy.deepcopy(make_model(case))
+    expected = case.logits(model)
+    names = [n for names in keys_by_parameter(model).values() if len(names) > 1 for n in names]
+    places = sorted({name.rpartition(".")[0] for name in names})
+    for place in places[1:]:
+        model.set_submodule(place, copy.deepcopy(model.get_submodule(place)))
+    with pytest.raises(TieReplacedInPart):
+        case.logits(model)
+    model.set_submodule(places[0], copy.deepcopy(model.get_submodule(places[0])))
+    assert torch.equal(case.logits(model), expected)
+    pickled = pickle.loads(pickle.dumps(make_model(case)))
+    assert torch.equal(case.logits(pickled), expected)
+
+
+@both_kinds
+def test_surgery_leaves_no_guard_behind(case: TinyCase) -> None:
+    untied = untie(make_model(case), case.family)
+    assert not any(
+        isinstance(hook, TieGuard)
+        for module in untied.modules()
+        for hook in module._forward_pre_hooks.values()
+    )
