@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from scalenet_cli.commands.inspection import inspect as inspect
     from scalenet_cli.commands.loading import expand_module as expand_module
     from scalenet_cli.commands.loading import load as load
+    from scalenet_cli.commands.loading import save as save
     from scalenet_cli.commands.options import SourceOptions as SourceOptions
     from scalenet_cli.commands.verify import verify as verify
     from scalenet_cli.errors import ScalenetError as ScalenetError
@@ -78,6 +79,7 @@ _EXPORTS: Final = {
     "load_plan": "plan.load",
     "load_training_recipe": "plan.load_training",
     "parse_plan": "plan.load",
+    "save": "commands.loading",
     "verify": "commands.verify",
 }
 __all__ = [*sorted(_EXPORTS), "__version__"]

@@ -6,7 +6,8 @@ from scalenet_cli.bundle.manifest import Manifest
 from scalenet_cli.bundle.trained import Start
 from scalenet_cli.commands.classes import ImageFacts, fit_classes, image_facts, open_splits
 from scalenet_cli.commands.finetune_setup import Parts, Request, tool_name, train_set
-from scalenet_cli.commands.loading import Loaded, load_bundle
+from scalenet_cli.commands.loaded import Loaded
+from scalenet_cli.commands.loading import load_bundle
 from scalenet_cli.errors import OptionError
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters

@@ -1,7 +1,5 @@
-"""Models in memory: a bundle as a module, and the surgery on a module that is there already."""
+"""Models in memory: a bundle as a module and back, and surgery on a module that is there."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ from scalenet_cli.bundle.read import (
     map_tensors,
     open_bundle,
 )
+from scalenet_cli.bundle.staging import check_output
+from scalenet_cli.commands.loaded import Loaded
 from scalenet_cli.commands.opening import (
     architecture_of,
     blaming,
@@ -22,33 +22,16 @@ from scalenet_cli.commands.opening import (
     head_size,
     rescale,
 )
+from scalenet_cli.commands.saving import BundleSaver, write_model
 from scalenet_cli.errors import BundleTieBroken, ManifestUnreadable
 from scalenet_cli.families import family as find_family
-from scalenet_cli.families.base import Family
-from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.load import load_plan, plan_from_dict
-from scalenet_cli.plan.schema import ExpansionPlan, Group
+from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.plan.train import resolve_train
 from scalenet_cli.surgery import Expansion, expand, verify_ties
 from scalenet_cli.surgery.assign import set_parameters
 from scalenet_cli.surgery.guard import guard_ties
 from scalenet_cli.surgery.values import compute_value
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A bundle as a model with weights, and what has been decided about it.
-
-    ``base_keys`` says under which keys of the model the source's tensors are.
-    """
-
-    model: nn.Module
-    family: Family
-    layout: Layout
-    groups: Mapping[str, Group]
-    train: tuple[Group, ...]
-    base_keys: Mapping[str, tuple[str, ...]]
-    bundle: Bundle
 
 
 def load(path: str | Path, *, check: bool = True) -> nn.Module:
@@ -63,7 +46,26 @@ def load(path: str | Path, *, check: bool = True) -> nn.Module:
     """
     loaded = load_bundle(path, check=check)
     guard_ties(loaded.model, loaded.family)
+    loaded.family.save_with(loaded.model, BundleSaver(loaded.model, loaded))
     return loaded.model
+
+
+def save(
+    model: nn.Module, output: str | Path, *, start: str | Path, force: bool = False, steps: int = 0
+) -> None:
+    """Writes a model that came from ``load(start)``, and was trained since, as a bundle.
+
+    What changed is found by comparing tensors. Each is stored in the type that it has in ``start``;
+    files in which nothing changed are linked. ``steps`` is added to those in the manifest.
+
+    Raises:
+        OutputExists: the output is there, and there is no ``force``.
+        OptionError: the model is not that of ``start``.
+        BundleError: ``start`` is damaged, or a tie of the model was broken.
+    """
+    check_output(Path(output), force=force)
+    tensors = dict(model.named_parameters())
+    write_model(model, load_bundle(start), tensors, Path(output), steps=steps)
 
 
 def load_bundle(path: str | Path, *, check: bool = True, num_classes: int | None = None) -> Loaded:
@@ -182,4 +184,5 @@ def expand_module(
     }
     set_parameters(expansion.model, values)
     guard_ties(expansion.model, kind)
+    kind.save_with(expansion.model, BundleSaver(expansion.model, None))
     return expansion.model

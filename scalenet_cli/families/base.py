@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import nn
@@ -148,6 +149,10 @@ class Family(Protocol):
 
     def finish(self, model: "nn.Module", folder: "Path", files: Collection[str]) -> None:
         """What a loaded model needs beyond its tensors; only ``files`` of the folder are read."""
+        ...
+
+    def save_with(self, model: "nn.Module", save: "Callable[..., None]") -> None:
+        """Puts ``save`` in the place of the library's own method, where a model has one."""
         ...
 
     def default_input_size(self, model: "nn.Module") -> int:

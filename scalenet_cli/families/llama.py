@@ -1,6 +1,6 @@
 """Hugging Face decoders of the Llama kind, those with a list of layer types included."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -184,6 +184,10 @@ class LlamaFamily:
                 where=str(folder / "generation_config.json"),
                 hint="mend that file in the source folder, and expand again",
             ) from None
+
+    def save_with(self, model: Any, save: Callable[..., None]) -> None:
+        """See Family. Trainer, and ``push_to_hub``, call it as well."""
+        model.save_pretrained = save
 
     def default_input_size(self, model: Any) -> int:
         """512 tokens, or the context where that is shorter."""

@@ -157,6 +157,9 @@ class TimmFamily:
         """Timm computes attention masks on the device of a norm, which was meta when it built."""
         reinit_non_persistent_buffers(model)
 
+    def save_with(self, model: nn.Module, save: Callable[..., None]) -> None:
+        """See Family. timm's models have no such method."""
+
     def default_input_size(self, model: Any) -> int:
         """See Family."""
         return int(model.patch_embed.img_size[0])
