@@ -22,8 +22,10 @@ class TieGuard:
     it. Replacing a module where it stands is no copy of any tensor, so nothing else would tell.
     """
 
-    def __init__(self, blocks: nn.Module, groups: dict[nn.Module, tuple[Place, ...]]) -> None:
-        self._blocks, self._groups = blocks, groups
+    def __init__(
+        self, path: str, blocks: nn.Module, groups: dict[nn.Module, tuple[Place, ...]]
+    ) -> None:
+        self._path, self._blocks, self._groups = path, blocks, groups
 
     def __call__(self, *_: object) -> None:
         """Checks all places; some microseconds per shared module.
@@ -38,9 +40,11 @@ class TieGuard:
             kept = [place for place, now in zip(places, found, strict=True) if now is module]
             if kept and len(kept) < len(places):
                 order = next(order for order, now in enumerate(found) if now is not module)
+                replaced, left = (".".join((self._path, *p)) for p in (places[order], kept[0]))
+                kind = type(found[order])
                 raise TieReplacedInPart(
-                    f"{'.'.join(places[order])} was replaced by a {type(found[order]).__name__}, "
-                    f"but {'.'.join(kept[0])}, which shares its weights, was not",
+                    f"{replaced} was replaced by a {kind.__module__}.{kind.__qualname__}, but "
+                    f"{left}, which shares its weights, was not",
                     hint="a tool that visits every module once (as PEFT does) reaches one instance "
                     "of a shared Linear: for adapters on all of them, expand with `adapter: {type: "
                     "lora, targets: all-linear}`; or replace every place that "
@@ -61,7 +65,7 @@ def guard_ties(model: nn.Module, family: Family) -> None:
             places[module].append(tuple(name.split(".")))
         groups = {module: tuple(found) for module, found in places.items() if len(found) > 1}
         if groups:
-            next(blocks.children()).register_forward_pre_hook(TieGuard(blocks, groups))
+            next(blocks.children()).register_forward_pre_hook(TieGuard(stage.path, blocks, groups))
 
 
 def drop_guards(model: nn.Module) -> None:
