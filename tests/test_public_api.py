@@ -37,6 +37,7 @@ def test_exported_names() -> None:
         "load_plan",
         "load_training_recipe",
         "parse_plan",
+        "ties",
         "verify",
         "__version__",
     ]
