@@ -1,6 +1,5 @@
 """Streams tensors into safetensors files, hashing them on the way: O(chunk) memory."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Final, Protocol
 
 from scalenet_cli.bundle.manifest import FileEntry, Role, TensorEntry
+from scalenet_cli.bundle.tensor_scan import TensorScan
 from scalenet_cli.families.sources.source import Source
 from scalenet_cli.families.sources.tensors import DTYPE_BYTES, TensorSpec, hold
 
@@ -103,15 +103,13 @@ def write_file(folder: Path, role: Role, file: TensorFile, stop: Event | None = 
     with (folder / file.name).open("wb", buffering=0) as out:
         out.write(len(header).to_bytes(8, "little") + header)
         for key, tensor in tensors.items():
-            digest = hashlib.sha256()
+            scan = TensorScan(tensor.spec)
             for chunk in tensor.chunks():
                 if stop is not None and stop.is_set():
                     raise Cancelled
-                digest.update(chunk)
+                scan.update(chunk)
                 _write_all(out.fileno(), chunk)
-            entries[key] = TensorEntry(
-                dtype=tensor.spec.dtype, shape=tensor.spec.shape, sha256=digest.hexdigest()
-            )
+            entries[key] = scan.entry()
         num_bytes = out.tell()
         os.fsync(out.fileno())
     return FileEntry(role=role, num_bytes=num_bytes, tensors=dict(sorted(entries.items())))
