@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from scalenet_cli.plan.schema import ExpansionPlan as ExpansionPlan
     from scalenet_cli.plan.training import ImageRecipe as ImageRecipe
     from scalenet_cli.plan.training import LanguageRecipe as LanguageRecipe
+    from scalenet_cli.surgery.ties import ties as ties
     from scalenet_cli.training.data import DataOptions as DataOptions
     from scalenet_cli.training.session import Work as Work
 
@@ -80,6 +81,7 @@ _EXPORTS: Final = {
     "load_training_recipe": "plan.load_training",
     "parse_plan": "plan.load",
     "save": "commands.loading",
+    "ties": "surgery.ties",
     "verify": "commands.verify",
 }
 __all__ = [*sorted(_EXPORTS), "__version__"]

@@ -13,12 +13,13 @@ ScalenetError
 |-- CheckpointError     exit 3: foreign input
 |   |-- CheckpointNotFound, CheckpointUnreadable, CheckpointUnsafe, CheckpointIncomplete
 |   |-- UnknownArchitecture, AmbiguousArchitecture, ArchitectureMismatch, UnsupportedTensor
+|   |-- SourceNotFinite
 |   `-- MissingExtra, DownloadFailed
 |-- SurgeryError        exit 3: a model that a family does not describe
 |   |-- UnknownBlockTensor
 |   `-- CannotFold, TieReplacedInPart
 |-- BundleError         exit 3: our own folder
-|   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe
+|   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe, BundleNotFinite
 |   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
 |-- DataError           exit 3: images and labels
 |   `-- DataNotFound, DataUnreadable, ImageUnreadable, ClassesDiffer, TargetOutOfRange, NoBatch
@@ -266,6 +267,12 @@ class UnsupportedTensor(CheckpointError):
     code = "unsupported-tensor"
 
 
+class SourceNotFinite(CheckpointError):
+    """``--strict`` was asked for, and the checkpoint holds NaN or infinite values."""
+
+    code = "source-not-finite"
+
+
 class MissingExtra(CheckpointError):
     """An optional package is needed for this family."""
 
@@ -350,6 +357,12 @@ class BundleTieBroken(BundleError):
     """A tie of the manifest does not hold in the model."""
 
     code = "bundle-tie-broken"
+
+
+class BundleNotFinite(BundleError):
+    """``--strict`` was asked for, and the bundle holds NaN or infinite values."""
+
+    code = "bundle-not-finite"
 
 
 class SourceMismatch(BundleError):

@@ -38,6 +38,7 @@ def test_exported_names() -> None:
         "load_training_recipe",
         "parse_plan",
         "save",
+        "ties",
         "verify",
         "__version__",
     ]

@@ -5,13 +5,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer
 
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport
 from scalenet_cli.plan.layout import Layout, stage_layout
 from scalenet_cli.plan.schema import MAX_BLOCKS, ExpansionPlan, Group, Strict
 
-FORMAT: Final = 1
+FORMATS: Final = (1, 2)
 MANIFEST: Final = "manifest.json"
 Role = Literal["base", "instances", "carried"]
 
@@ -22,6 +22,15 @@ class TensorEntry(Strict):
     dtype: str
     shape: tuple[NonNegativeInt, ...]
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    non_finite: NonNegativeInt = Field(0, description="values that are NaN or infinite")
+
+    @model_serializer(mode="wrap")
+    def _without_zero(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Sound tensors are listed as format 1 lists them."""
+        content: dict[str, Any] = serialize(self)
+        if not self.non_finite:
+            del content["non_finite"]
+        return content
 
 
 class FileEntry(Strict):
@@ -85,7 +94,7 @@ class TrainedEntry(Strict):
 class Manifest(Strict):
     """Everything about a bundle but its tensors."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     tool: str
     source: SourceEntry
     plan: ExpansionPlan
@@ -110,6 +119,12 @@ class Manifest(Strict):
             if file.role == role
             for key, entry in file.tensors.items()
         }
+
+
+def needed_format(files: Mapping[str, FileEntry]) -> Literal[1, 2]:
+    """The lowest format that can say what is known of the files: 2 has ``non_finite``."""
+    tensors = (tensor for file in files.values() for tensor in file.tensors.values())
+    return 2 if any(tensor.non_finite for tensor in tensors) else 1
 
 
 def stage_entries(layout: Layout) -> tuple[StageEntry, ...]:

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from scalenet_cli.bundle.manifest import (
-    FORMAT,
+    FORMATS,
     MANIFEST,
     Manifest,
     Role,
+    TensorEntry,
     digest_content,
     digest_tensors,
 )
+from scalenet_cli.bundle.reports import NonFiniteTensor
+from scalenet_cli.bundle.tensor_scan import TensorScan, non_finite_tensors
 from scalenet_cli.errors import (
     BundleDigestMismatch,
     BundleFileMissing,
@@ -35,6 +38,14 @@ if TYPE_CHECKING:
     import torch
 
 MAX_MANIFEST_BYTES: Final = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTensors:
+    """What reading every tensor of a bundle gave: nothing was damaged."""
+
+    num_bytes: int
+    non_finite: tuple[NonFiniteTensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +121,10 @@ def read_manifest(folder: Path) -> Manifest:
         found = content["format"]
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise ManifestUnreadable(f"not a manifest: {error!r}", where=str(path)) from None
-    if type(found) is not int or found != FORMAT:
+    if type(found) is not int or found not in FORMATS:
         raise BundleFormatUnknown(
-            f"the bundle has format {found!r}; this version reads format {FORMAT}",
+            f"the bundle has format {found!r}; this version reads formats "
+            f"{' and '.join(map(str, FORMATS))}",
             where=str(path),
             hint="pip install --upgrade scalenet-cli",
         )
@@ -163,8 +175,8 @@ def tensor_places(bundle: Bundle, role: Role) -> dict[str, FileTensor]:
     return places
 
 
-def check_digests(bundle: Bundle) -> int:
-    """Every tensor and every other file is what was written; returns the bytes read.
+def check_digests(bundle: Bundle) -> CheckedTensors:
+    """Every tensor and every other file is what was written.
 
     Raises:
         BundleDigestMismatch: the first one that is not.
@@ -182,13 +194,15 @@ def check_digests(bundle: Bundle) -> int:
         places = tensor_places(bundle, role)
         work += [(key, place, entries[key].sha256) for key, place in places.items()]
 
-    def check(item: tuple[str, FileTensor, str]) -> None:
+    def check(item: tuple[str, FileTensor, str]) -> tuple[tuple[str, str], TensorEntry]:
         key, place, expected = item
-        if digest_place(place) != expected:
+        entry = scan_place(place)
+        if entry.sha256 != expected:
             raise _mismatch(bundle, key)
+        return (place.path.name, key), entry
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(check, work))
+        found = dict(pool.map(check, work))
     base = bundle.manifest.tensors("base")
     trained = bundle.manifest.trained
     kept = trained is None or not trained.changed_base
@@ -197,7 +211,12 @@ def check_digests(bundle: Bundle) -> int:
             f"the {len(base)} base tensors are not those of the source checkpoint",
             where=str(bundle.folder),
         )
-    return sum(place.spec.num_bytes for _, place, _ in work)
+    files = {
+        name: file.model_copy(update={"tensors": {key: found[name, key] for key in file.tensors}})
+        for name, file in bundle.manifest.files.items()
+    }
+    num_bytes = sum(place.spec.num_bytes for _, place, _ in work)
+    return CheckedTensors(num_bytes, non_finite_tensors(files))
 
 
 def source_digest(manifest: Manifest) -> str:
@@ -207,12 +226,12 @@ def source_digest(manifest: Manifest) -> str:
     return digest_tensors({renamed.get(key, key): entry for key, entry in base.items()})
 
 
-def digest_place(place: FileTensor) -> str:
-    """sha256 of a tensor's raw bytes."""
-    digest = hashlib.sha256()
+def scan_place(place: FileTensor) -> TensorEntry:
+    """A tensor as a manifest lists it, from its bytes."""
+    scan = TensorScan(place.spec)
     for chunk in place.chunks():
-        digest.update(chunk)
-    return digest.hexdigest()
+        scan.update(chunk)
+    return scan.entry()
 
 
 def map_tensors(bundle: Bundle, role: Role) -> "Mapping[str, torch.Tensor]":

@@ -57,3 +57,12 @@ class FlopReport(Report):
     outside_macs: int = Field(description="embeddings, patch merging, head")
     outside_flops: int
     instances: tuple[InstanceFlops, ...]
+
+
+class NonFiniteTensor(Report):
+    """A tensor of a bundle that holds NaN or infinite values."""
+
+    file: str = Field(description="file of the bundle")
+    key: str = Field(description="the tensor's key in that file")
+    non_finite: int = Field(description="values that are NaN or infinite")
+    values: int = Field(description="all values of the tensor")

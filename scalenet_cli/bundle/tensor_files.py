@@ -1,6 +1,5 @@
 """Streams tensors into safetensors files, hashing them on the way: O(chunk) memory."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -10,8 +9,10 @@ from threading import Event
 from typing import TYPE_CHECKING, Final, Protocol
 
 from scalenet_cli.bundle.manifest import FileEntry, Role, TensorEntry
+from scalenet_cli.bundle.tensor_scan import TensorScan
+from scalenet_cli.families.sources.safetensors_file import MAX_HEADER_BYTES
 from scalenet_cli.families.sources.source import Source
-from scalenet_cli.families.sources.tensors import DTYPE_BYTES, TensorSpec, hold
+from scalenet_cli.families.sources.tensors import ALIGNMENT, DTYPE_BYTES, TensorSpec, hold
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """One file to be written; ``header`` is given where a file is copied as it is."""
+    """One file to be written; ``header`` is given where a file is copied."""
 
     name: str
     tensors: Mapping[str, ByteSource]
@@ -91,27 +92,21 @@ class Cancelled(Exception):
 
 def write_file(folder: Path, role: Role, file: TensorFile, stop: Event | None = None) -> FileEntry:
     """Writes one safetensors file and makes it durable; returns its manifest entry."""
-    header = file.header
     tensors = file.tensors
-    if header is None:
-        # Wide types first keeps every tensor aligned, as the safetensors library does.
-        tensors = dict(
-            sorted(tensors.items(), key=lambda kv: (-DTYPE_BYTES[kv[1].spec.dtype], kv[0]))
-        )
-        header = _build_header(tensors)
+    if file.header is None:
+        tensors = dict(sorted(tensors.items(), key=_place))
+    header = _pad(_build_header(tensors) if file.header is None else file.header)
     entries: dict[str, TensorEntry] = {}
     with (folder / file.name).open("wb", buffering=0) as out:
         out.write(len(header).to_bytes(8, "little") + header)
         for key, tensor in tensors.items():
-            digest = hashlib.sha256()
+            scan = TensorScan(tensor.spec)
             for chunk in tensor.chunks():
                 if stop is not None and stop.is_set():
                     raise Cancelled
-                digest.update(chunk)
+                scan.update(chunk)
                 _write_all(out.fileno(), chunk)
-            entries[key] = TensorEntry(
-                dtype=tensor.spec.dtype, shape=tensor.spec.shape, sha256=digest.hexdigest()
-            )
+            entries[key] = scan.entry()
         num_bytes = out.tell()
         os.fsync(out.fileno())
     return FileEntry(role=role, num_bytes=num_bytes, tensors=dict(sorted(entries.items())))
@@ -134,5 +129,20 @@ def _build_header(tensors: Mapping[str, ByteSource]) -> bytes:
             "data_offsets": [at, end],
         }
         at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % 8)
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def _place(item: tuple[str, ByteSource]) -> tuple[bool, int, str]:
+    """Where a tensor comes in a new file, in which no bytes may lie between two tensors.
+
+    After those whose sizes are multiples of the alignment come the others, which move all that
+    follows; of these wide types are first, so that every value is aligned to its own size.
+    """
+    key, tensor = item
+    return tensor.spec.num_bytes % ALIGNMENT != 0, -DTYPE_BYTES[tensor.spec.dtype], key
+
+
+def _pad(header: bytes) -> bytes:
+    """Adds spaces, which the format allows, so that the first tensor is aligned in the file."""
+    padded = header + b" " * (-(8 + len(header)) % ALIGNMENT)
+    return padded if len(padded) <= MAX_HEADER_BYTES else header

@@ -6,7 +6,13 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from scalenet_cli.bundle.manifest import MANIFEST, FileEntry, Manifest, digest_content
+from scalenet_cli.bundle.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    digest_content,
+    needed_format,
+)
 from scalenet_cli.bundle.staging import fsync_path
 
 
@@ -38,7 +44,8 @@ def carried_entry(path: Path) -> FileEntry:
 
 
 def with_digest(manifest: Manifest) -> Manifest:
-    """The same manifest with the digest of what it says."""
+    """The same manifest with the format that its files need and the digest of what it says."""
+    manifest = manifest.model_copy(update={"format": needed_format(manifest.files)})
     return manifest.model_copy(
         update={"digest": digest_content(json.loads(manifest.model_dump_json()))}
     )

@@ -11,6 +11,7 @@ from scalenet_cli.cli.options import (
     ModelKwargs,
     RandomWeights,
     Seed,
+    Strict,
     source_options,
 )
 
@@ -31,6 +32,7 @@ def expand(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print counts and sizes; write nothing.")
     ] = False,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Make a bundle: the checkpoint's tensors, and what every extra block instance owns."""
@@ -39,7 +41,13 @@ def expand(
 
     options = source_options(arch, model_kwargs, random_weights, seed)
     report = expand_checkpoint(
-        checkpoint, plan, output, options=options, force=force, dry_run=dry_run
+        checkpoint,
+        plan,
+        output,
+        options=options,
+        force=force,
+        dry_run=dry_run,
+        strict=strict,
     )
     render.notes(report.notes)
     render.report(report, render.expand, as_json=as_json)

@@ -44,6 +44,9 @@ RandomWeights = Annotated[
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse tensors with NaN or infinite values.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 

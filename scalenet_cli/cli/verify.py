@@ -11,6 +11,7 @@ from scalenet_cli.cli.options import (
     ModelKwargs,
     RandomWeights,
     Seed,
+    Strict,
     source_options,
 )
 
@@ -25,6 +26,7 @@ def verify(
     model_kwargs: ModelKwargs = None,
     random_weights: RandomWeights = False,
     seed: Seed = 0,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Check digests and ties, and that the source is still inside, bit for bit."""
@@ -32,5 +34,6 @@ def verify(
     from scalenet_cli.commands.verify import verify as check
 
     options = source_options(arch, model_kwargs, random_weights, seed)
-    report = check(bundle, source=source, options=options)
+    report = check(bundle, source=source, options=options, strict=strict)
+    render.notes(report.notes)
     render.report(report, render.verification, as_json=as_json)

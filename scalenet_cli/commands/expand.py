@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING
 from scalenet_cli import __version__
 from scalenet_cli.bundle.background import background_writer
 from scalenet_cli.bundle.manifest import (
-    FORMAT,
     FileEntry,
     Manifest,
     SourceEntry,
     digest_tensors,
+    needed_format,
     stage_entries,
 )
 from scalenet_cli.bundle.read import is_bundle
-from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
+from scalenet_cli.bundle.reports import FlopReport, NonFiniteTensor, ParameterReport, Report
 from scalenet_cli.bundle.staging import check_output, check_space, staged_folder
 from scalenet_cli.bundle.stopping import requests_wait
 from scalenet_cli.bundle.tensor_files import base_files, new_files, write_file
+from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.bundle.write import carry_files, write_manifest, write_text
 from scalenet_cli.commands.card import model_card
 from scalenet_cli.commands.options import SourceOptions
-from scalenet_cli.errors import OptionError, OutputExists
+from scalenet_cli.errors import OptionError, OutputExists, SourceNotFinite
 from scalenet_cli.families.sources import Source, open_source
 from scalenet_cli.plan.load import PlanDocument, load_plan
 
@@ -49,6 +50,7 @@ class ExpandReport(Report):
     bundle_bytes: int
     largest_tensor_bytes: int
     training_state_bytes: int
+    non_finite: tuple[NonFiniteTensor, ...]
     notes: tuple[str, ...]
 
 
@@ -60,11 +62,12 @@ def expand_checkpoint(
     options: SourceOptions | None = None,
     force: bool = False,
     dry_run: bool = False,
+    strict: bool = False,
 ) -> ExpandReport:
     """Writes a bundle, whole or not at all.
 
     The base's bytes are copied in the background, while the surgery is planned on a model without
-    weights.
+    weights. NaN and infinite values are counted on the way and reported; ``strict`` refuses them.
 
     Raises:
         ScalenetError: the plan, the checkpoint or the output cannot be used; nothing is written.
@@ -72,6 +75,8 @@ def expand_checkpoint(
     options = options or SourceOptions()
     checkpoint, output = str(checkpoint), Path(output)
     document = load_plan(plan)
+    if strict and dry_run:
+        raise OptionError("--strict looks at values, and --dry-run reads none: leave one out")
     if not dry_run:
         check_output(output, force=force)
         _keep_checkpoint(Path(checkpoint), output)
@@ -95,7 +100,15 @@ def expand_checkpoint(
         return _report(planned, source, output, written=False)
     check_space(output, source.num_bytes + _MARGIN_BYTES)
     with staged_folder(output, force=force) as folder:
-        return _write(folder, checkpoint, source, document, options, output)
+        report = _write(folder, checkpoint, source, document, options, output)
+        if strict and report.non_finite:
+            raise SourceNotFinite(
+                describe_non_finite(report.non_finite),
+                where=checkpoint,
+                hint="get the checkpoint again, or an earlier one of its training; or leave out "
+                "--strict",
+            )
+        return report
 
 
 def _keep_checkpoint(checkpoint: Path, output: Path) -> None:
@@ -148,7 +161,7 @@ def _write(
         files["README.md"] = write_text(folder, "README.md", card)
         files |= writer.entries()
     manifest = Manifest(
-        format=FORMAT,
+        format=needed_format(files),
         tool=f"scalenet-cli {__version__}",
         source=_source_entry(source, files),
         plan=document.plan,
@@ -160,7 +173,9 @@ def _write(
         flops=planned.flops,
     )
     write_manifest(folder, manifest)
-    return report
+    found = non_finite_tensors(manifest.files)
+    notes = (*report.notes, describe_non_finite(found)) if found else report.notes
+    return report.model_copy(update={"non_finite": found, "notes": notes})
 
 
 @contextmanager
@@ -219,5 +234,6 @@ def _report(
         largest_tensor_bytes=max(spec.num_bytes for spec in base),
         # The weights, and a gradient and AdamW's two moments of what is trained.
         training_state_bytes=bundle_bytes + 3 * planned.trained_bytes,
+        non_finite=(),
         notes=source.notes,
     )

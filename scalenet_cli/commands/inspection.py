@@ -1,6 +1,10 @@
 """``scalenet inspect`` and ``scalenet check``."""
 
-from scalenet_cli.bundle.reports import ParameterReport, Report
+from pathlib import Path
+
+from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
+from scalenet_cli.bundle.reports import NonFiniteTensor, ParameterReport, Report
+from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.plan.load import load_plan
 from scalenet_cli.plan.schema import ExpansionPlan
@@ -28,6 +32,7 @@ class InspectReport(Report):
     parameters: ParameterReport
     linears: tuple[str, ...]
     tied_tensors: int
+    non_finite: tuple[NonFiniteTensor, ...]
     notes: tuple[str, ...]
 
 
@@ -45,6 +50,8 @@ def inspect(
     target: str, *, plan: str | None = None, options: SourceOptions | None = None
 ) -> InspectReport:
     """Stages, blocks, widths and layout of a bundle or checkpoint; no weights are read.
+
+    NaN and infinite values are those that were counted when a bundle was written.
 
     Raises:
         ScalenetError: the target or the plan cannot be used.
@@ -67,6 +74,9 @@ def inspect(
         )
         for stage, ref in zip(described.layout.stages, refs, strict=True)
     )
+    folder = bundle_folder(Path(target))
+    found = non_finite_tensors(read_manifest(folder).files) if is_bundle(folder) else ()
+    notes = described.source.notes if described.source else ()
     block = described.model.get_submodule(f"{refs[0].path}.0")
     return InspectReport(
         target=target,
@@ -78,7 +88,8 @@ def inspect(
         ),
         linears=described.family.anatomy(block).linears,
         tied_tensors=len(described.expansion.ties) if described.expansion else 0,
-        notes=described.source.notes if described.source else (),
+        non_finite=found,
+        notes=(*notes, describe_non_finite(found)) if found else notes,
     )
 
 

@@ -1,7 +1,7 @@
 """Models in memory: a bundle as a module and back, and surgery on a module that is there."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -23,28 +23,41 @@ from scalenet_cli.commands.opening import (
     rescale,
 )
 from scalenet_cli.commands.saving import BundleSaver, write_model
-from scalenet_cli.errors import BundleTieBroken, ManifestUnreadable
+from scalenet_cli.errors import BundleTieBroken, ManifestUnreadable, OptionError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.plan.load import load_plan, plan_from_dict
-from scalenet_cli.plan.schema import ExpansionPlan
+from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group
 from scalenet_cli.plan.train import resolve_train
 from scalenet_cli.surgery import Expansion, expand, verify_ties
 from scalenet_cli.surgery.assign import set_parameters
+from scalenet_cli.surgery.groups import freeze
 from scalenet_cli.surgery.guard import guard_ties
 from scalenet_cli.surgery.values import compute_value
 
+Trainable = Literal["plan", "all", "none"]
 
-def load(path: str | Path, *, check: bool = True) -> nn.Module:
+
+def load(path: str | Path, *, check: bool = True, train: Trainable = "plan") -> nn.Module:
     """The scaled model of a bundle, in evaluation mode, as an ordinary ``nn.Module``.
 
     It is the library's own class (timm's, transformers'), so ``forward_features``,
     ``forward_intermediates`` and ``generate`` work on it. Weights are mapped, not read; ``check``
     reads them once to compare their digests. Of a run's folder, its ``best`` bundle is loaded.
 
+    ``train`` says which Parameters require gradients: with ``plan``, those of the groups that the
+    plan trains or, where the bundle has been trained, of the groups that training trained.
+
     Raises:
+        OptionError: ``train`` is another word.
         BundleError: not a bundle, damaged, or with a tie that does not hold.
     """
+    if train not in get_args(Trainable):
+        raise OptionError(
+            f"train is {train!r}, but load knows {', '.join(get_args(Trainable))}",
+            hint="to train other groups, set requires_grad on the loaded model's parameters",
+        )
     loaded = load_bundle(path, check=check)
+    freeze(loaded.model, loaded.groups, _trained_groups(loaded, train))
     guard_ties(loaded.model, loaded.family)
     loaded.family.save_with(loaded.model, BundleSaver(loaded.model, loaded))
     return loaded.model
@@ -68,8 +81,15 @@ def save(
     write_model(model, load_bundle(start), tensors, Path(output), steps=steps)
 
 
+def _trained_groups(loaded: Loaded, train: Trainable) -> tuple[Group, ...]:
+    if train != "plan":
+        return GROUPS if train == "all" else ()
+    trained = loaded.bundle.manifest.trained
+    return loaded.train if trained is None else trained.groups
+
+
 def load_bundle(path: str | Path, *, check: bool = True, num_classes: int | None = None) -> Loaded:
-    """Like :func:`load`, with family, layout and groups.
+    """Like :func:`load`, with family, layout and groups; all Parameters require gradients.
 
     ``num_classes`` puts a new head on the model, of which the tensors have no data yet.
 
@@ -162,7 +182,8 @@ def expand_module(
 ) -> nn.Module:
     """A scaled version of a model in memory, which shares its tensors and leaves it as it is.
 
-    Nothing is frozen: what the plan trains is for the training loop.
+    Nothing is frozen, because a tensor that both models share cannot be frozen in one of them:
+    what the plan trains is for the training loop.
 
     ``family`` is a key of ``scalenet_cli.families.FAMILIES``.
 

@@ -13,6 +13,7 @@ from scalenet_cli.families.base import Family
 from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group, NoAdapterPlan
 from scalenet_cli.surgery import expand, group_parameters
 from scalenet_cli.surgery.assign import set_parameters
+from scalenet_cli.surgery.groups import freeze
 from scalenet_cli.surgery.untie import untie
 
 VariantName = Literal["base", "scaled", "floor", "untied"]
@@ -31,8 +32,7 @@ class Variant:
 
     def freeze(self) -> None:
         """Only tensors of the trained groups require gradients."""
-        for key, parameter in self.model.named_parameters():
-            parameter.requires_grad_(self.groups[key] in self.train)
+        freeze(self.model, self.groups, self.train)
 
 
 def make_variants(

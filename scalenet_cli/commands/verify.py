@@ -6,14 +6,16 @@ from scalenet_cli.bundle.read import (
     Bundle,
     bundle_folder,
     check_digests,
-    digest_place,
     open_bundle,
+    scan_place,
     tensor_places,
 )
-from scalenet_cli.bundle.reports import Report
+from scalenet_cli.bundle.reports import NonFiniteTensor, Report
+from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import (
     ArchitectureMismatch,
+    BundleNotFinite,
     ManifestUnreadable,
     OptionError,
     SourceMismatch,
@@ -34,17 +36,24 @@ class VerifyReport(Report):
     base_trained: bool
     compared_with: str | None
     compared_tensors: int
+    non_finite: tuple[NonFiniteTensor, ...]
+    notes: tuple[str, ...]
 
 
 def verify(
-    bundle: str | Path, *, source: str | None = None, options: SourceOptions | None = None
+    bundle: str | Path,
+    *,
+    source: str | None = None,
+    options: SourceOptions | None = None,
+    strict: bool = False,
 ) -> VerifyReport:
     """Checks digests, ties, counts and the base.
 
     Every tensor is read, and the model is loaded, so that ties are checked by identity.
 
     Without ``source``, the base is compared with the digest that was taken of the source when the
-    bundle was made; a base that was trained has no source to be compared with.
+    bundle was made; a base that was trained has no source to be compared with. NaN and infinite
+    values are counted and reported; ``strict`` refuses them.
 
     Raises:
         BundleError: the first thing that does not hold.
@@ -56,18 +65,25 @@ def verify(
         )
     opened = open_bundle(bundle_folder(Path(bundle)))
     checked = check_digests(opened)
+    notes = (describe_non_finite(checked.non_finite),) if checked.non_finite else ()
+    if strict and notes:
+        raise BundleNotFinite(
+            notes[0],
+            where=str(bundle),
+            hint="expand a sound checkpoint; or leave out --strict",
+        )
     from scalenet_cli.commands.loading import load
 
     load(bundle, check=False)
     manifest = opened.manifest
-    _recount(opened)
+    _recount(opened, checked.non_finite)
     compared = 0
     if source is not None:
         compared = _compare(opened.folder, source, options or SourceOptions())
     return VerifyReport(
         bundle=str(bundle),
         num_tensors=len(manifest.tensors("base")) + len(manifest.tensors("instances")),
-        checked_bytes=checked,
+        checked_bytes=checked.num_bytes,
         tie_groups=len(manifest.ties),
         tied_keys=sum(len(aliases) for aliases in manifest.ties.values()),
         source=manifest.source.reference,
@@ -75,11 +91,16 @@ def verify(
         base_trained=manifest.trained is not None and manifest.trained.changed_base,
         compared_with=source,
         compared_tensors=compared,
+        non_finite=checked.non_finite,
+        notes=notes,
     )
 
 
-def _recount(bundle: Bundle) -> None:
-    """The numbers that count-params and flops read off the manifest are the model's."""
+def _recount(bundle: Bundle, non_finite: tuple[NonFiniteTensor, ...]) -> None:
+    """The numbers that count-params, flops and inspect read off the manifest are the bundle's.
+
+    Whoever wrote a bundle before NaN was counted recorded none.
+    """
     from scalenet_cli.commands.opening import describe
     from scalenet_cli.measure.flops import count_flops
     from scalenet_cli.measure.params import count_parameters
@@ -88,9 +109,11 @@ def _recount(bundle: Bundle) -> None:
     stored = bundle.manifest.flops
     work = count_flops(found.model, found.layout, found.family, stored.input_size)
     counts = count_parameters(found.model, found.layout, found.groups, found.train)
-    if (counts, work) != (bundle.manifest.parameters, stored):
+    recorded = set(non_finite_tensors(bundle.manifest.files))
+    same = (counts, work) == (bundle.manifest.parameters, stored)
+    if not same or not recorded <= set(non_finite):
         raise ManifestUnreadable(
-            "the manifest's parameters or FLOPs are not those of its model",
+            "the manifest's parameters, FLOPs or counts of NaN are not those of its model",
             where=str(bundle.folder),
             hint="the manifest was changed: expand the source again",
         )
@@ -134,7 +157,7 @@ def _compare(folder: Path, reference: str, options: SourceOptions) -> int:
         digest = hashlib.sha256()
         for chunk in source.tensors[key].chunks():
             digest.update(chunk)
-        if source.tensors[key].spec != place.spec or digest.hexdigest() != digest_place(place):
+        if source.tensors[key].spec != place.spec or digest.hexdigest() != scan_place(place).sha256:
             raise SourceMismatch(
                 f"{key} differs between the bundle and the source",
                 where=f"{folder} and {reference}",

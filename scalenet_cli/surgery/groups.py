@@ -1,6 +1,6 @@
-"""The group of every tensor of a model, expanded or not."""
+"""The group of every tensor of a model, expanded or not, and which groups take gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import nn
 
@@ -23,6 +23,15 @@ def group_parameters(model: nn.Module, family: Family) -> dict[str, Group]:
         for stage in family.stages(model)
     }
     return {key: _group(key, anatomies, family) for key, _ in model.named_parameters()}
+
+
+def freeze(
+    model: nn.Module, groups: Mapping[str, Group], train: Collection[Group]
+) -> dict[str, nn.Parameter]:
+    """Only the tensors of these groups take gradients; returns them by their first key."""
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(groups[key] in train)
+    return {key: p for key, p in model.named_parameters() if p.requires_grad}
 
 
 def _group(key: str, anatomies: Mapping[str, Mapping[str, Anatomy]], family: Family) -> Group:

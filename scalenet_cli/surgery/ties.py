@@ -19,6 +19,17 @@ def keys_by_parameter(model: nn.Module) -> dict[int, tuple[str, ...]]:
     return {identity: tuple(names) for identity, names in keys.items()}
 
 
+def ties(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Canonical key -> alias keys, for every tensor that several keys of a model share.
+
+    The canonical key is the one under which ``named_parameters()`` and ``named_parameters``-based
+    tools see the tensor, once; ``state_dict()`` lists it under the alias keys as well. The tensor
+    is found by its identity, so two tensors with equal values are no tie.
+    """
+    groups = keys_by_parameter(model).values()
+    return {keys[0]: keys[1:] for keys in groups if len(keys) > 1}
+
+
 def verify_ties(model: nn.Module, ties: TieTable) -> None:
     """Every tie group is one Parameter object, and no two groups are the same one.
 

@@ -8,19 +8,9 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from scalenet_cli.plan.schema import Group
 from scalenet_cli.plan.training import Recipe
 
 _FUSED: Final = ("adamw", "adam", "sgd", "momentum")
-
-
-def freeze(
-    model: nn.Module, groups: dict[str, Group], train: tuple[Group, ...]
-) -> dict[str, nn.Parameter]:
-    """Only the tensors of these groups take gradients; returns them by their first key."""
-    for key, parameter in model.named_parameters():
-        parameter.requires_grad_(groups[key] in train)
-    return {key: p for key, p in model.named_parameters() if p.requires_grad}
 
 
 def build_optimizer(

@@ -11,13 +11,14 @@ from torch import nn
 
 from scalenet_cli.errors import NoBatch, OptionError
 from scalenet_cli.plan.training import ImageRecipe, Recipe
+from scalenet_cli.surgery.groups import freeze
 from scalenet_cli.training.allocator import keep_freed_memory
 from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.compiling import compile_blocks
 from scalenet_cli.training.devices import DTYPES, Devices
 from scalenet_cli.training.loaders import training_loader, validation_loader
 from scalenet_cli.training.loop import Reporter, Schedule, Trainer
-from scalenet_cli.training.optimization import Average, build_optimizer, build_schedule, freeze
+from scalenet_cli.training.optimization import Average, build_optimizer, build_schedule
 from scalenet_cli.training.parallel import Parallel, Sharding
 from scalenet_cli.training.precision import set_types
 from scalenet_cli.training.run_folder import RunFolder
@@ -70,7 +71,7 @@ def _train(
     micro_batch: int,
 ) -> Checkpointer:
     model = subject.model
-    trained_keys = freeze(model, dict(subject.groups), subject.train)
+    trained_keys = freeze(model, subject.groups, subject.train)
     set_types(model, DTYPES.get(recipe.precision))
     _prepare_model(model, subject, recipe, task)
     parallel = Parallel(model, subject.layout, devices, work.sharding)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import scalenet_cli.bundle.tensor_files as tensor_files
-from scalenet_cli import expand_checkpoint, load
+from scalenet_cli import expand_checkpoint, load, ties
 from scalenet_cli.bundle.manifest import TensorEntry, digest_content, digest_tensors
 from scalenet_cli.bundle.read import open_bundle, source_digest
 from scalenet_cli.bundle.staging import staged_folder
@@ -137,6 +137,7 @@ def test_ties_name_the_keys_of_the_loaded_model(bundle: Path) -> None:
     state = model.state_dict()
     base = load_file(bundle / "model.safetensors")
     assert manifest.ties
+    assert {(key, *others) for key, others in ties(model).items()} == set(manifest.ties.values())
     for canonical, aliases in manifest.ties.items():
         assert len({state[alias].data_ptr() for alias in aliases}) == 1
         assert torch.equal(state[aliases[0]], base[canonical])

@@ -47,11 +47,12 @@ def refuse_everywhere(run: Run, bundle: Path, code: str, *says: str) -> None:
         assert refuse(run, bundle, command, bundle, status=DATA, code=code) == message
 
 
-@pytest.mark.parametrize("found", [2, 0, -1, 1.5, "1", None, True, [1], {"a": 1}, 10**30])
+@pytest.mark.parametrize("found", [3, 0, -1, 1.5, "1", None, True, [1], {"a": 1}, 10**30])
 def test_a_format_that_is_not_known(run: Run, bundle: Path, found: object) -> None:
     change_manifest(bundle, lambda manifest: manifest.update(format=found))
     refuse_everywhere(
-        run, bundle, "bundle-format-unknown", f"has format {found!r}; this version reads format 1",
+        run, bundle, "bundle-format-unknown",
+        f"has format {found!r}; this version reads formats 1 and 2",
         f"where: {bundle / 'manifest.json'}", "pip install --upgrade scalenet-cli",
     )  # fmt: skip
 

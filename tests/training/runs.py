@@ -21,9 +21,9 @@ from scalenet_cli import expand_checkpoint
 from scalenet_cli.commands.finetune import FinetuneReport, finetune
 from scalenet_cli.commands.finetune_setup import FinetuneOptions
 from scalenet_cli.plan.load import plan_from_dict
+from scalenet_cli.surgery.groups import freeze
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.loop import Reporter
-from scalenet_cli.training.optimization import freeze
 from scalenet_cli.training.session import Work
 from tests.laws.building import write_source
 from tests.models import TinyCase, tiny_case

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from scalenet_cli.measure.throughput import logits_of
-from scalenet_cli.surgery.groups import group_parameters
-from scalenet_cli.training.optimization import freeze
+from scalenet_cli.surgery.groups import freeze, group_parameters
 from scalenet_cli.training.precision import set_types
 from tests.laws.building import make_model, randomise_instances
 from tests.models import tiny_case

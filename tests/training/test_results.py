@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from scalenet_cli import ScalenetError, count_params, load, verify
 from scalenet_cli.bundle.manifest import Manifest, TrainedEntry
@@ -50,6 +51,10 @@ def trained_of(folder: Path) -> TrainedEntry:
     entry = manifest_of(folder).trained
     assert entry is not None
     return entry
+
+
+def trainable(model: nn.Module) -> set[str]:
+    return {key for key, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def assert_is_what_was_trained(run: Path, trained: Mapping[str, torch.Tensor]) -> None:
@@ -123,13 +128,18 @@ def test_reset_head_trains_a_new_one(bundle: Path, data: Path, tmp_path: Path) -
 
 def test_trained_bundle_is_trained_further(bundle: Path, three: Path, tmp_path: Path) -> None:
     """A new head, then the norms, then everything: each run keeps what the earlier ones made."""
-    train(bundle, three, tmp_path / "one", SHORT)
+    with watched() as watch:
+        train(bundle, three, tmp_path / "one", SHORT)
+    one = watch.steps[-1].tensors.keys()
+    assert "head.weight" in one
+    assert trainable(load(tmp_path / "one/last")) == one
     first = parameters_of(load(tmp_path / "one/last"))
     with watched() as watch:
         report = train(tmp_path / "one", three, tmp_path / "two", {**SHORT, "train": ["norms"]})
     assert not report.new_head
     assert_is_what_was_trained(tmp_path / "two", watch.steps[-1].tensors)
     second = parameters_of(load(tmp_path / "two/last"))
+    assert trainable(load(tmp_path / "two/last")) == one  # which has the norms
     norms = watch.steps[-1].tensors.keys()
     assert all(torch.equal(first[key], second[key]) for key in first.keys() - norms)
     assert any(not torch.equal(first[key], second[key]) for key in norms)

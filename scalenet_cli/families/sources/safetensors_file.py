@@ -59,7 +59,7 @@ def read_header(path: Path) -> SafetensorsFile:
         for key, claim in claims.items()
         if key != "__metadata__"
     }
-    ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[0])))
+    ordered = dict(sorted(tensors.items(), key=_place))
     _check_places(ordered, start, size, where)
     return SafetensorsFile(path, raw, ordered)
 
@@ -92,6 +92,12 @@ def _tensor(path: Path, start: int, size: int, key: str, claim: Any) -> FileTens
             hint="the file is truncated or damaged: get it again",
         )
     return FileTensor(spec, path, start + begin)
+
+
+def _place(item: tuple[str, FileTensor]) -> tuple[int, int, str]:
+    """The order of a file's bytes; a tensor without any comes before the one that it lies at."""
+    key, tensor = item
+    return tensor.offset, tensor.spec.num_bytes, key
 
 
 def _check_places(tensors: dict[str, FileTensor], start: int, size: int, where: str) -> None:
