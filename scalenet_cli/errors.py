@@ -34,6 +34,14 @@ from typing import ClassVar, Final
 
 YamlPath = tuple[str | int, ...]
 _MAX_SHOWN: Final = 600
+# On no package index yet, so from a clone. Once it is published, these two lines change.
+_INSTALL_EXTRA: Final = "in the folder of your clone: pip install '.[{extra}]'"
+UPGRADE_HINT: Final = "in the folder of your clone: git pull && pip install ."
+
+
+def install_hint(extra: str) -> str:
+    """How to get an optional dependency of ``pyproject.toml``."""
+    return _INSTALL_EXTRA.format(extra=extra)
 
 
 def _shown(text: str) -> str:

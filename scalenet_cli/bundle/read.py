@@ -18,6 +18,7 @@ from scalenet_cli.bundle.manifest import (
     digest_tensors,
 )
 from scalenet_cli.errors import (
+    UPGRADE_HINT,
     BundleDigestMismatch,
     BundleFileMissing,
     BundleFormatUnknown,
@@ -114,7 +115,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleFormatUnknown(
             f"the bundle has format {found!r}; this version reads format {FORMAT}",
             where=str(path),
-            hint="pip install --upgrade scalenet-cli",
+            hint=UPGRADE_HINT,
         )
     return _validated(content, str(path))
 
