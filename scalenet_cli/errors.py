@@ -24,7 +24,7 @@ ScalenetError
 |   `-- DataNotFound, DataUnreadable, ImageUnreadable, ClassesDiffer, TargetOutOfRange, NoBatch
 |-- TrainingError       exit 3: a run that cannot go on
 |   |-- NotARun, RunStateDamaged, LossNotFinite, RankLost, WorkerLost
-|   `-- RunExists, RunDiffers, DeviceUnavailable   exit 2
+|   `-- RunExists, RunDiffers, DeviceUnavailable, LaunchUnclear, RanksDiffer   exit 2
 |-- StoppedOnRequest    exit 5: a signal ended a run, whose state is saved
 |-- SystemFailure       exit 3: the operating system refused something
 `-- ThresholdMissed     exit 4: --max-params, --max-macs
@@ -472,6 +472,20 @@ class DeviceUnavailable(TrainingError):
     """The device that was asked for is not there."""
 
     code = "device-unavailable"
+    exit_code = 2
+
+
+class LaunchUnclear(TrainingError):
+    """Several processes were started, and the environment does not tell them apart."""
+
+    code = "launch-unclear"
+    exit_code = 2
+
+
+class RanksDiffer(TrainingError):
+    """The processes of one run do not all have the same bundle, data, recipe or version."""
+
+    code = "ranks-differ"
     exit_code = 2
 
 
