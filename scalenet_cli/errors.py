@@ -19,7 +19,8 @@ ScalenetError
 |   `-- CannotFold
 |-- BundleError         exit 3: our own folder
 |   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe
-|   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
+|   |-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, BundleExchanged
+|   `-- SourceMismatch, OutputUnwritable
 |-- DataError           exit 3: images and labels
 |   `-- DataNotFound, DataUnreadable, ImageUnreadable, ClassesDiffer, TargetOutOfRange, NoBatch
 |-- TrainingError       exit 3: a run that cannot go on
@@ -352,6 +353,12 @@ class BundleTieBroken(BundleError):
     """A tie of the manifest does not hold in the model."""
 
     code = "bundle-tie-broken"
+
+
+class BundleExchanged(BundleError):
+    """Another process replaced the bundle while it was read."""
+
+    code = "bundle-exchanged"
 
 
 class SourceMismatch(BundleError):

@@ -4,13 +4,12 @@ from pathlib import Path
 
 from scalenet_cli.bundle.read import (
     Bundle,
-    bundle_folder,
     check_digests,
     digest_place,
-    open_bundle,
     tensor_places,
 )
 from scalenet_cli.bundle.reports import Report
+from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import (
     ArchitectureMismatch,
@@ -54,18 +53,22 @@ def verify(
             "--arch, --model-kwargs, --random-weights and --seed say how to read --source, which "
             "is not given"
         )
-    opened = open_bundle(bundle_folder(Path(bundle)))
+    chosen = options or SourceOptions()
+    return read_steadily(Path(bundle), lambda opened: _verify(str(bundle), opened, source, chosen))
+
+
+def _verify(name: str, opened: Bundle, source: str | None, options: SourceOptions) -> VerifyReport:
     checked = check_digests(opened)
     from scalenet_cli.commands.loading import load
 
-    load(bundle, check=False)
+    load(opened.folder, check=False)
     manifest = opened.manifest
     _recount(opened)
     compared = 0
     if source is not None:
-        compared = _compare(opened.folder, source, options or SourceOptions())
+        compared = _compare(opened, source, options)
     return VerifyReport(
-        bundle=str(bundle),
+        bundle=name,
         num_tensors=len(manifest.tensors("base")) + len(manifest.tensors("instances")),
         checked_bytes=checked,
         tie_groups=len(manifest.ties),
@@ -96,13 +99,13 @@ def _recount(bundle: Bundle) -> None:
         )
 
 
-def _compare(folder: Path, reference: str, options: SourceOptions) -> int:
+def _compare(bundle: Bundle, reference: str, options: SourceOptions) -> int:
     """Every base tensor equals the source's, byte for byte."""
     import hashlib
 
     from scalenet_cli.families.sources import open_source
 
-    bundle = open_bundle(folder)
+    folder = bundle.folder
     if bundle.manifest.trained is not None and bundle.manifest.trained.changed_base:
         raise SourceMismatch(
             "the base was trained, so the source's tensors are no longer in the bundle",
