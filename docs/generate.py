@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -461,13 +461,22 @@ def _command(name: str, command: Any) -> str:
     usage += [p.metavar if p.required else f"[{p.metavar}]" for p in arguments]
     usage += [f"{p.opts[0]} {p.metavar}" for p in options if p.required]
     rows = [(f"`{p.metavar}`", _default(p), p.help) for p in arguments]
+    hints = get_type_hints(inspect.unwrap(command.callback))
+    placeholders = {name: _placeholder(annotation) for name, annotation in hints.items()}
     for option in options:
         spelled = ", ".join(f"`{opt}`" for opt in option.opts)
-        value = "" if option.is_flag else f" `{option.metavar or 'INTEGER'}`"
+        value = "" if option.is_flag else f" `{option.metavar or placeholders[option.name]}`"
         rows.append((f"{spelled}{value}", _default(option), option.help))
     head = f"\n## scalenet {name}\n\n{command.help}\n"
     synopsis = _block(f"```text\n{' '.join(usage)} [OPTIONS]\n```")
     return head + synopsis + table(("argument or option", "default", "meaning"), rows).lstrip("\n")
+
+
+def _placeholder(annotation: Any) -> str:
+    """What stands for the value of an option."""
+    words = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
+    (kind, *_) = _members(annotation)
+    return "|".join(get_args(kind)) if get_origin(kind) is Literal else words.get(kind, "VALUE")
 
 
 def _default(parameter: Any) -> str:

@@ -20,12 +20,13 @@ ScalenetError
 |   `-- CannotFold, TieReplacedInPart
 |-- BundleError         exit 3: our own folder
 |   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe, BundleNotFinite
-|   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
+|   |-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, BundleExchanged
+|   `-- SourceMismatch, OutputUnwritable
 |-- DataError           exit 3: images and labels
 |   `-- DataNotFound, DataUnreadable, ImageUnreadable, ClassesDiffer, TargetOutOfRange, NoBatch
 |-- TrainingError       exit 3: a run that cannot go on
 |   |-- NotARun, RunStateDamaged, LossNotFinite, RankLost, WorkerLost
-|   `-- RunExists, RunDiffers, DeviceUnavailable   exit 2
+|   `-- RunExists, RunDiffers, DeviceUnavailable, LaunchUnclear, RanksDiffer   exit 2
 |-- StoppedOnRequest    exit 5: a signal ended a run, whose state is saved
 |-- SystemFailure       exit 3: the operating system refused something
 `-- ThresholdMissed     exit 4: --max-params, --max-macs
@@ -35,6 +36,14 @@ from typing import ClassVar, Final
 
 YamlPath = tuple[str | int, ...]
 _MAX_SHOWN: Final = 600
+# On no package index yet, so from a clone. Once it is published, these two lines change.
+_INSTALL_EXTRA: Final = "in the folder of your clone: pip install '.[{extra}]'"
+UPGRADE_HINT: Final = "in the folder of your clone: git pull && pip install ."
+
+
+def install_hint(extra: str) -> str:
+    """How to get an optional dependency of ``pyproject.toml``."""
+    return _INSTALL_EXTRA.format(extra=extra)
 
 
 def _shown(text: str) -> str:
@@ -365,6 +374,12 @@ class BundleNotFinite(BundleError):
     code = "bundle-not-finite"
 
 
+class BundleExchanged(BundleError):
+    """Another process replaced the bundle while it was read."""
+
+    code = "bundle-exchanged"
+
+
 class SourceMismatch(BundleError):
     """The bundle's base is not the checkpoint that was given."""
 
@@ -483,6 +498,20 @@ class DeviceUnavailable(TrainingError):
     """The device that was asked for is not there."""
 
     code = "device-unavailable"
+    exit_code = 2
+
+
+class LaunchUnclear(TrainingError):
+    """Several processes were started, and the environment does not tell them apart."""
+
+    code = "launch-unclear"
+    exit_code = 2
+
+
+class RanksDiffer(TrainingError):
+    """The processes of one run do not all have the same bundle, data, recipe or version."""
+
+    code = "ranks-differ"
     exit_code = 2
 
 

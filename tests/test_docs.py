@@ -144,6 +144,20 @@ def test_the_code_hints_at_commands_that_exist() -> None:
             assert (ROOT / page).is_file(), path
 
 
+def test_hints_install_from_the_clone() -> None:
+    """The package is on no index yet, and an extra that is named exists."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert errors.install_hint("data").endswith("pip install '.[data]'")
+    texts = [ROOT / "README.md", *PAGES, *sorted((ROOT / "scalenet_cli").rglob("*.py"))]
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"pip install[^\n`]* .?scalenet-cli\b(?!` finds)", text), path
+        named = re.findall(r"""(install_hint\(["']|pip install '\.\[)([\w,-]+)""", text)
+        assert {extra for _, extras in named for extra in extras.split(",")} <= set(
+            project["optional-dependencies"]
+        ), path
+
+
 # The quickstart's commands have a test of their own, and CI runs them whole.
 RUN_PAGES = [
     pytest.param(page, marks=pytest.mark.slow) if page.stem == "quickstart" else page
@@ -206,6 +220,17 @@ def test_a_command_has_help_and_a_reference(name: str) -> None:
         option = parameter.param_type_name == "option"
         for spelled in parameter.opts if option else [parameter.metavar]:
             assert f"`{spelled}`" in section
+        if option and parameter.metavar is None and not parameter.is_flag:
+            (shown,) = re.findall(rf"`{parameter.opts[-1]}` `([^`]+)` \|", section)
+            assert shown.replace("\\|", "|") == placeholder(parameter), parameter.opts
+
+
+def placeholder(option: Any) -> str:
+    """What the command line takes as the option's value."""
+    taken = option.type_descriptor
+    if taken.is_choice:
+        return "|".join(taken.choices)
+    return {int: "INTEGER", float: "NUMBER", str: "TEXT"}[taken.annotation]
 
 
 def test_help_is_printed() -> None:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,7 @@ from scalenet_cli.bundle.manifest import (
 from scalenet_cli.bundle.reports import NonFiniteTensor
 from scalenet_cli.bundle.tensor_scan import TensorScan, non_finite_tensors
 from scalenet_cli.errors import (
+    UPGRADE_HINT,
     BundleDigestMismatch,
     BundleFileMissing,
     BundleFormatUnknown,
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 MAX_MANIFEST_BYTES: Final = 100_000_000
 
 
+# Device, number, size and time of the last change: another file, or other content, has another.
+FileMark = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedTensors:
     """What reading every tensor of a bundle gave: nothing was damaged."""
@@ -50,10 +55,14 @@ class CheckedTensors:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder with its manifest. Its files are known to exist, inside the folder, in full size."""
+    """A folder with its manifest. Its files are known to exist, inside the folder, in full size.
+
+    ``marks`` tell which files they were when the bundle was opened, the manifest included.
+    """
 
     folder: Path
     manifest: Manifest
+    marks: Mapping[str, FileMark | None] = field(compare=False)
 
 
 def is_bundle(path: Path) -> bool:
@@ -77,21 +86,32 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         BundleError: no bundle, of an unknown format, damaged, incomplete, or pointing outside.
     """
+    # Before it is read: a later one is another bundle's.
+    marks = {MANIFEST: mark_of(folder / MANIFEST)}
     manifest = read_manifest(folder)
-    bundle = Bundle(folder, manifest)
     for name, entry in manifest.files.items():
         path = _inside(folder, name)
-        if not path.is_file():
+        mark = marks[name] = mark_of(path)
+        if mark is None or not path.is_file():
             raise BundleFileMissing(
                 f"the bundle has no {name}", where=str(folder), hint="copy the bundle again"
             )
-        if path.stat().st_size != entry.num_bytes:
+        if (num_bytes := mark[2]) != entry.num_bytes:
             raise BundleFileMissing(
-                f"{name} has {path.stat().st_size} bytes, but the manifest says {entry.num_bytes}",
+                f"{name} has {num_bytes} bytes, but the manifest says {entry.num_bytes}",
                 where=str(folder),
                 hint="the file is truncated or was changed: copy the bundle again",
             )
-    return bundle
+    return Bundle(folder, manifest, marks)
+
+
+def mark_of(path: Path) -> FileMark | None:
+    """Which file it is, and in which state; None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -126,7 +146,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"the bundle has format {found!r}; this version reads formats "
             f"{' and '.join(map(str, FORMATS))}",
             where=str(path),
-            hint="pip install --upgrade scalenet-cli",
+            hint=UPGRADE_HINT,
         )
     return _validated(content, str(path))
 

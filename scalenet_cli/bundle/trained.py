@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 from scalenet_cli.bundle.manifest import FileEntry, Manifest
 from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.bundle.staging import foreign_files, fsync_path, staged_folder
+from scalenet_cli.bundle.steady import require_unchanged
 from scalenet_cli.bundle.tensor_files import new_files, write_file
 from scalenet_cli.bundle.write import (
     carried_entry,
@@ -96,10 +97,15 @@ def start_with(source: Bundle, paths: Iterable[Path], replaces: Callable[[str], 
 
 
 def copy_start(start: Start, output: Path) -> None:
-    """The bundle of a start; the source's files are linked where possible."""
+    """The bundle of a start; the source's files are linked where possible.
+
+    Raises:
+        BundleExchanged: another process replaced the source since it was opened.
+    """
     with staged_folder(output, force=True) as folder:
         for name in start.manifest.files.keys() - start.outside.keys():
             link_file(start.source.folder / name, folder / name)
+        require_unchanged(start.source)
         # Copied, because their owner may change them.
         carry_files(folder, start.outside.values())
         write_manifest(folder, start.manifest)

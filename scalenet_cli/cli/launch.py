@@ -11,12 +11,14 @@ def launch(gpus: int) -> NoReturn:
     Raises:
         DeviceUnavailable: the machine has not so many GPUs.
         OptionError: it is one of several ranks already.
+        LaunchUnclear: it may be.
     """
     import torch
 
     from scalenet_cli.errors import DeviceUnavailable, OptionError
+    from scalenet_cli.training.world import this_world
 
-    if "LOCAL_RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ or this_world().num_ranks > 1:
         raise OptionError(
             "--gpus starts torchrun, but a launcher has started this process already",
             hint="leave out --gpus",

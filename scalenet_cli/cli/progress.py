@@ -1,12 +1,13 @@
 """Progress on stderr: bars on a terminal; of a run a line per evaluation elsewhere."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 import typer
+
+from scalenet_cli.training.world import this_world
 
 if TYPE_CHECKING:
     from scalenet_cli.training.task import Scores
@@ -40,7 +41,7 @@ class TerminalReporter:
     """Shows what the main rank hears; see scalenet_cli.training.loop.Reporter."""
 
     def __init__(self) -> None:
-        self.is_main = os.environ.get("RANK", "0") == "0"
+        self.is_main = this_world().rank == 0
         self._bar: Any = None
         self._task: Any = None
 

@@ -11,6 +11,7 @@ from scalenet_cli.commands.bench_report import BenchReport
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import ArchitectureMismatch, OptionError
 from scalenet_cli.plan.load import load_plan
+from scalenet_cli.training.world import require_single
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.opening import Described
@@ -76,6 +77,7 @@ def bench(
         ScalenetError: the target, the plan or an option cannot be used, or memory is too small.
     """
     how, options = how or BenchOptions(), options or SourceOptions()
+    require_single("bench")
     document = load_plan(plan) if plan is not None else None
     import torch
 

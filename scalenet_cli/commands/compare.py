@@ -1,6 +1,5 @@
 """``scalenet compare``: arms of one source side by side, over seeds, in a folder that resumes."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +36,7 @@ from scalenet_cli.training.devices import open_devices
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.quiet import Quiet
 from scalenet_cli.training.session import Work
+from scalenet_cli.training.world import require_single
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +177,7 @@ def _report(
 
 
 def _check_options(document: StudyDocument, options: CompareOptions) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise OptionError(
-            "compare was started as one of several ranks, but each cell runs on one device",
-            hint="start it once, with --jobs for several GPUs",
-        )
+    require_single("compare", hint="start it once, with --jobs for several GPUs")
     names = [arm.name for arm in document.study.arms]
     unknown = [name for name in options.only if name not in names]
     if unknown:

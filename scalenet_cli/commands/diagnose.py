@@ -1,6 +1,5 @@
 """``scalenet diagnose``."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.targets import TargetTask, task_of
 from scalenet_cli.errors import OptionError
 from scalenet_cli.language.records import SUFFIXES
+from scalenet_cli.training.world import require_single
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Skip = Literal["none", "new", "all"]
@@ -114,8 +114,7 @@ def _plan(
     options: SourceOptions,
 ) -> Diagnosis:
     """What can be refused before any weight is read."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise OptionError("diagnose runs in one process, but a launcher started several")
+    require_single("diagnose")
     task = task_of(target)
     other = None if against is None else str(against)
     if other is not None and task_of(other) != task:

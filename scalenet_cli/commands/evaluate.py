@@ -1,6 +1,5 @@
 """``scalenet eval``."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.result_files import PARQUET, check_result_file
 from scalenet_cli.errors import OptionError
 from scalenet_cli.language.records import SUFFIXES
+from scalenet_cli.training.world import this_world
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -130,4 +130,4 @@ def evaluate(
 
 def is_main_process() -> bool:
     """Whether this process is the one that prints, among those that a launcher started."""
-    return os.environ.get("RANK", "0") == "0"
+    return this_world().rank == 0

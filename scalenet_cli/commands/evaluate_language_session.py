@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from scalenet_cli.commands.evaluate_language import (
@@ -14,7 +15,7 @@ from scalenet_cli.commands.evaluate_language import (
     TaskReport,
 )
 from scalenet_cli.commands.evaluate_language_data import Data, prepared, read_data, require_metrics
-from scalenet_cli.commands.joining import joined
+from scalenet_cli.commands.joining import joined, require_same_evaluation
 from scalenet_cli.commands.language_models import (
     OpenedLanguageModel,
     open_language_model,
@@ -51,6 +52,7 @@ def run_language_evaluation(
     how = work.how
     with joined(how.device) as devices:
         session = devices.alike(lambda: _open(work, devices))
+        require_same_evaluation(devices, work.target, lambda: _facts(session.data))
         heard = progress if devices.is_main else None
         advice = f"use a smaller --batch-size than {how.batch_size}, or a shorter --context"
         compiled = compiling() if how.compile else nullcontext()
@@ -59,6 +61,17 @@ def run_language_evaluation(
             if how.compile:
                 compile_blocks(session.opened.model, session.opened.family)
             return _run(work.target, session, heard)
+
+
+def _facts(data: Sequence[Data]) -> dict[str, str]:
+    """A digest of the records of every place."""
+    facts = {}
+    for order, one in enumerate(data):
+        digest = sha256()
+        for record in one.records:
+            digest.update(repr(record.fields).encode(errors="surrogatepass"))
+        facts[f"data {order}"] = digest.hexdigest()
+    return facts
 
 
 def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:

@@ -11,7 +11,7 @@ import torch
 
 from scalenet_cli.commands.classes import check_classes, image_channels
 from scalenet_cli.commands.evaluate import CONFUSION, CorruptImage, EvalReport
-from scalenet_cli.commands.joining import joined
+from scalenet_cli.commands.joining import joined, require_same_evaluation
 from scalenet_cli.commands.models import OpenedModel, open_model
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.result_files import (
@@ -28,7 +28,9 @@ from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.failures import explained
 from scalenet_cli.training.loaders import evaluation_loader
+from scalenet_cli.training.world import this_world
 from scalenet_cli.vision.evaluate import Evaluation, evaluate
+from scalenet_cli.vision.fingerprint import split_record
 from scalenet_cli.vision.predictions import Predictions, Recorder
 from scalenet_cli.vision.preprocessing import resolve_preprocessing
 from scalenet_cli.vision.samples import (
@@ -64,7 +66,13 @@ def run_evaluation(
     """Opens, evaluates, writes and reports; see evaluate."""
     with joined(how.device) as devices:
         session = devices.alike(lambda: _open(target, data, how, options, devices))
+        require_same_evaluation(devices, target, lambda: _facts(session.split))
         return _run(session, progress)
+
+
+def _facts(split: Split) -> dict[str, str]:
+    record = split_record(split)
+    return {"data": record.digest, "samples": f"{record.num_samples:,}"}
 
 
 def _open(
@@ -138,7 +146,7 @@ def _workers(session: Session) -> int:
     if session.how.workers is not None:
         return session.how.workers
     there = len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count() or 1
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    beside = this_world().num_local_ranks
     batches = -(-len(session.split) // (session.how.batch_size * session.devices.num_ranks))
     # A single batch is read sooner than a process starts.
     return min(_MAX_WORKERS, max(1, there // beside)) if batches > 1 else 0

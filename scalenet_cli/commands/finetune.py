@@ -7,7 +7,7 @@ from typing import Final
 
 from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.bundle.reports import Report
-from scalenet_cli.commands.finetune_setup import FinetuneOptions, Setup, set_up
+from scalenet_cli.commands.finetune_setup import FinetuneOptions, Setup, set_up, tool_name
 from scalenet_cli.errors import LossNotFinite, StoppedOnRequest
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.training.checkpoint import Checkpointer
@@ -90,6 +90,7 @@ def _finetune(
     reporter: Reporter,
 ) -> FinetuneReport:
     setup = devices.alike(lambda: set_up(bundle, data, folder, options, devices))
+    devices.require_same(_facts(setup, options))
     if not setup.going_on:
         if options.resume:
             reporter.note("there is no run to resume yet, so a new one is started")
@@ -112,6 +113,21 @@ def _finetune(
         reporter.note("no evaluation was better than the one before training, of RUN/start")
     devices.first(lambda: draw_curves(folder.metrics, folder.curves))
     return _report(folder, setup, checkpointer, devices)
+
+
+def _facts(setup: Setup, options: FinetuneOptions) -> dict[str, str]:
+    """What has to be the same on all ranks; with other values they would train a mixture."""
+    record = setup.record
+    facts = {
+        "version": tool_name(),
+        "run": "one to resume" if setup.going_on else "none yet",
+        "bundle": record.bundle,
+        "--sharding": options.work.sharding,
+        "new head": str(record.new_head),
+    }
+    for name, split in (("training", record.train), ("validation", record.val)):
+        facts |= {f"{name} samples": f"{split.num_samples:,}", f"{name} data": split.digest}
+    return facts | {f"recipe {key}": str(value) for key, value in setup.recipe}
 
 
 def _report(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from scalenet_cli import __version__
-from scalenet_cli.bundle.read import Bundle, bundle_folder, open_bundle
+from scalenet_cli.bundle.read import Bundle
+from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.trained import Start
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
@@ -88,7 +89,21 @@ def set_up(
     going_on = options.resume and folder.exists()
     if not going_on:
         folder.require_absent()
-    source = open_bundle(bundle_folder(Path(bundle)))
+    return read_steadily(
+        Path(bundle),
+        lambda source: _set_up(source, data, folder, options, devices, going_on=going_on),
+    )
+
+
+def _set_up(
+    source: Bundle,
+    data: DataOptions,
+    folder: RunFolder,
+    options: FinetuneOptions,
+    devices: Devices,
+    *,
+    going_on: bool,
+) -> Setup:
     kind = find_family(source.manifest.source.family).task
     recipe = _recipe(folder if going_on else None, options, kind)
     request = Request(source, folder.start if going_on else source.folder, data, options)

@@ -13,6 +13,7 @@ from scalenet_cli.language.templates import BARE, Chosen, choose_template
 from scalenet_cli.language.tokenizers import check_ids
 from scalenet_cli.training.devices import find_device
 from scalenet_cli.training.failures import explained
+from scalenet_cli.training.world import require_single
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.generate import GenerateOptions, Listener
@@ -26,6 +27,7 @@ def run_generation(
     listener: "Listener | None",
 ) -> GenerateReport:
     """Opens, writes and reports; see generate."""
+    require_single("generate")
     device = find_device(how.device)
     opened = open_language_model(target, options, tokenizer=how.tokenizer, precision=how.precision)
     template, told = _template(opened, how)

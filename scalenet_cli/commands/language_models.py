@@ -7,9 +7,10 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
+from scalenet_cli.bundle.read import Bundle, bundle_folder, is_bundle
+from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.commands.loading import load_bundle
-from scalenet_cli.commands.opening import build_base, refuse_source_options
+from scalenet_cli.commands.opening import build_base, refuse_source_options, stage_shapes
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
@@ -17,6 +18,8 @@ from scalenet_cli.families.base import Family
 from scalenet_cli.families.sources import HUB, open_source
 from scalenet_cli.language.templates import Chosen
 from scalenet_cli.language.tokenizers import check_vocabulary, load_tokenizer
+from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.resolve import plain_layout
 from scalenet_cli.surgery.assign import set_parameters
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,6 +37,7 @@ class OpenedLanguageModel:
     tokenizer: Any
     family: Family
     architecture: str
+    layout: Layout
     notes: tuple[str, ...] = ()
     template: Chosen | None = None
 
@@ -66,16 +70,9 @@ def open_language_model(
     """
     options = options or SourceOptions()
     folder = bundle_folder(Path(target))
-    # Before the weights are: a tokenizer is missing more often.
     if is_bundle(folder):
         refuse_source_options(str(folder), options)
-        _require_language(read_manifest(folder).source.family, str(folder))
-        words, place = _tokenizer(tokenizer, folder)
-        loaded = load_bundle(folder)
-        name = loaded.bundle.manifest.source.architecture
-        trained = loaded.bundle.manifest.trained
-        template = trained.template if trained else None
-        opened = OpenedLanguageModel(loaded.model, words, loaded.family, name, template=template)
+        opened, place = read_steadily(folder, lambda bundle: _bundle(bundle, tokenizer))
     else:
         opened, place = _source(target, options, tokenizer)
     check_vocabulary(opened.tokenizer, opened.num_embeddings, place)
@@ -83,6 +80,23 @@ def open_language_model(
         convert_parameters(opened.model, DTYPES[precision])
     opened.model.eval().requires_grad_(False)
     return opened
+
+
+def _bundle(bundle: Bundle, tokenizer: str | None) -> tuple[OpenedLanguageModel, str]:
+    _require_language(bundle.manifest.source.family, str(bundle.folder))
+    # Before the weights are read: a tokenizer is missing more often.
+    words, place = _tokenizer(tokenizer, bundle.folder)
+    loaded = load_bundle(bundle.folder)
+    trained = bundle.manifest.trained
+    opened = OpenedLanguageModel(
+        loaded.model,
+        words,
+        loaded.family,
+        bundle.manifest.source.architecture,
+        loaded.layout,
+        template=trained.template if trained else None,
+    )
+    return opened, place
 
 
 def convert_parameters(model: nn.Module, dtype: torch.dtype) -> None:
@@ -108,7 +122,8 @@ def _source(
     model = build_base(architecture, family, source, target)
     set_parameters(model, {key: tensor.read() for key, tensor in source.tensors.items()})
     family.finish(model, folder, [path.name for path in source.carried])
-    return OpenedLanguageModel(model, words, family, architecture.name, source.notes), place
+    layout = plain_layout(stage_shapes(family, model))
+    return OpenedLanguageModel(model, words, family, architecture.name, layout, source.notes), place
 
 
 def tokenizer_folder(target: str, chosen: str | None) -> Path:

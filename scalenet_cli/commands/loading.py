@@ -8,12 +8,11 @@ from torch import nn
 
 from scalenet_cli.bundle.read import (
     Bundle,
-    bundle_folder,
     check_digests,
     map_tensors,
-    open_bundle,
 )
 from scalenet_cli.bundle.staging import check_output
+from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.commands.loaded import Loaded
 from scalenet_cli.commands.opening import (
     architecture_of,
@@ -42,7 +41,8 @@ def load(path: str | Path, *, check: bool = True, train: Trainable = "plan") -> 
 
     It is the library's own class (timm's, transformers'), so ``forward_features``,
     ``forward_intermediates`` and ``generate`` work on it. Weights are mapped, not read; ``check``
-    reads them once to compare their digests. Of a run's folder, its ``best`` bundle is loaded.
+    reads them once to compare their digests. Of a run's folder, its ``best`` bundle is loaded. A
+    bundle that is replaced meanwhile is read again, so that the model is never of two.
 
     ``train`` says which Parameters require gradients: with ``plan``, those of the groups that the
     plan trains or, where the bundle has been trained, of the groups that training trained.
@@ -96,11 +96,14 @@ def load_bundle(path: str | Path, *, check: bool = True, num_classes: int | None
     Raises:
         BundleError: see load.
     """
-    bundle = open_bundle(bundle_folder(Path(path)))
-    if check:
-        check_digests(bundle)
-    with blaming(bundle.folder):
-        return _build(bundle, num_classes)
+
+    def read(bundle: Bundle) -> Loaded:
+        if check:
+            check_digests(bundle)
+        with blaming(bundle.folder):
+            return _build(bundle, num_classes)
+
+    return read_steadily(Path(path), read)
 
 
 def _build(bundle: Bundle, num_classes: int | None) -> Loaded:

@@ -8,12 +8,14 @@ from torch import nn
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.commands.loading import load_bundle
-from scalenet_cli.commands.opening import build_base, refuse_source_options
+from scalenet_cli.commands.opening import build_base, refuse_source_options, stage_shapes
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Family
 from scalenet_cli.families.sources import open_source
+from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.resolve import plain_layout
 from scalenet_cli.surgery.assign import set_parameters
 
 
@@ -29,6 +31,7 @@ class OpenedModel:
     family: Family
     architecture: str
     num_classes: int
+    layout: Layout
     classes: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -54,7 +57,14 @@ def _bundle(folder: Path, options: SourceOptions) -> OpenedModel:
     source, trained = loaded.bundle.manifest.source, loaded.bundle.manifest.trained
     num_classes = _num_classes(loaded.model, str(folder))
     classes = trained.classes if trained is not None else {}
-    return OpenedModel(loaded.model, loaded.family, source.architecture, num_classes, classes)
+    return OpenedModel(
+        loaded.model,
+        loaded.family,
+        source.architecture,
+        num_classes,
+        loaded.layout,
+        classes,
+    )
 
 
 def _source(target: str, options: SourceOptions) -> OpenedModel:
@@ -71,7 +81,8 @@ def _source(target: str, options: SourceOptions) -> OpenedModel:
     num_classes = _num_classes(model, target)
     set_parameters(model, {key: tensor.read() for key, tensor in source.tensors.items()})
     family.finish(model, Path(target), ())
-    return OpenedModel(model, family, architecture.name, num_classes, notes=source.notes)
+    layout = plain_layout(stage_shapes(family, model))
+    return OpenedModel(model, family, architecture.name, num_classes, layout, notes=source.notes)
 
 
 def _require_images(family: str, where: str) -> None:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from scalenet_cli.bundle.staging import fsync_path
-from scalenet_cli.errors import MissingExtra, OptionError, OutputExists, OutputUnwritable
+from scalenet_cli.errors import (
+    MissingExtra,
+    OptionError,
+    OutputExists,
+    OutputUnwritable,
+    install_hint,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +39,7 @@ def check_result_file(path: Path, option: str, suffixes: Sequence[str], *, force
     if path.suffix.lower() == PARQUET and find_spec("pyarrow") is None:
         raise MissingExtra(
             f"{option} {path} needs the package pyarrow",
-            hint="pip install 'scalenet-cli[parquet]', or write a .csv",
+            hint=f"{install_hint('parquet')}; or write a .csv",
         )
     if path.is_dir() or (os.path.lexists(path) and not force):
         raise OutputExists(

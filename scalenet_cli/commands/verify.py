@@ -4,13 +4,12 @@ from pathlib import Path
 
 from scalenet_cli.bundle.read import (
     Bundle,
-    bundle_folder,
     check_digests,
-    open_bundle,
     scan_place,
     tensor_places,
 )
 from scalenet_cli.bundle.reports import NonFiniteTensor, Report
+from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import (
@@ -63,25 +62,33 @@ def verify(
             "--arch, --model-kwargs, --random-weights and --seed say how to read --source, which "
             "is not given"
         )
-    opened = open_bundle(bundle_folder(Path(bundle)))
+    chosen = options or SourceOptions()
+    return read_steadily(
+        Path(bundle), lambda opened: _verify(str(bundle), opened, source, chosen, strict=strict)
+    )
+
+
+def _verify(
+    name: str, opened: Bundle, source: str | None, options: SourceOptions, *, strict: bool
+) -> VerifyReport:
     checked = check_digests(opened)
     notes = (describe_non_finite(checked.non_finite),) if checked.non_finite else ()
     if strict and notes:
         raise BundleNotFinite(
             notes[0],
-            where=str(bundle),
+            where=name,
             hint="expand a sound checkpoint; or leave out --strict",
         )
     from scalenet_cli.commands.loading import load
 
-    load(bundle, check=False)
+    load(opened.folder, check=False)
     manifest = opened.manifest
     _recount(opened, checked.non_finite)
     compared = 0
     if source is not None:
-        compared = _compare(opened.folder, source, options or SourceOptions())
+        compared = _compare(opened, source, options)
     return VerifyReport(
-        bundle=str(bundle),
+        bundle=name,
         num_tensors=len(manifest.tensors("base")) + len(manifest.tensors("instances")),
         checked_bytes=checked.num_bytes,
         tie_groups=len(manifest.ties),
@@ -119,13 +126,13 @@ def _recount(bundle: Bundle, non_finite: tuple[NonFiniteTensor, ...]) -> None:
         )
 
 
-def _compare(folder: Path, reference: str, options: SourceOptions) -> int:
+def _compare(bundle: Bundle, reference: str, options: SourceOptions) -> int:
     """Every base tensor equals the source's, byte for byte."""
     import hashlib
 
     from scalenet_cli.families.sources import open_source
 
-    bundle = open_bundle(folder)
+    folder = bundle.folder
     if bundle.manifest.trained is not None and bundle.manifest.trained.changed_base:
         raise SourceMismatch(
             "the base was trained, so the source's tensors are no longer in the bundle",

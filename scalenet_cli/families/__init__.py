@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Final, cast
 
-from scalenet_cli.errors import MissingExtra, UnknownArchitecture
+from scalenet_cli.errors import MissingExtra, UnknownArchitecture, install_hint
 from scalenet_cli.families.base import Family
 
 FAMILIES: Final[Mapping[str, str]] = {
@@ -31,5 +31,5 @@ def family(name: str) -> Family:
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"the {name} family needs the package {error.name}",
-            hint="pip install 'scalenet-cli[language]'",
+            hint=install_hint("language"),
         ) from None

@@ -10,6 +10,7 @@ from scalenet_cli.errors import (
     ArchitectureMismatch,
     CheckpointUnreadable,
     MissingExtra,
+    install_hint,
 )
 from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
 from scalenet_cli.families.decoder_configs import (
@@ -49,7 +50,7 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"language models need the package {error.name}",
-            hint="pip install 'scalenet-cli[language]'",
+            hint=install_hint("language"),
         ) from None
     from huggingface_hub.errors import StrictDataclassError
 

@@ -6,7 +6,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, final, overload
 
-from scalenet_cli.errors import DataNotFound, DataUnreadable, DownloadFailed, MissingExtra
+from scalenet_cli.errors import (
+    DataNotFound,
+    DataUnreadable,
+    DownloadFailed,
+    MissingExtra,
+    install_hint,
+)
 from scalenet_cli.language.records import HUB, Record, row_record
 from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES
 
@@ -59,7 +65,7 @@ def _library(place: str) -> ModuleType:
         raise MissingExtra(
             "this kind of data needs the package datasets",
             where=place,
-            hint="pip install 'scalenet-cli[data]', or write the records to a .jsonl",
+            hint=f"{install_hint('data')}; or write the records to a .jsonl",
         ) from None
     datasets.disable_progress_bars()
     library: ModuleType = datasets

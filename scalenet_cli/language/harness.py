@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from scalenet_cli.errors import DownloadFailed, MissingExtra, OptionError
+from scalenet_cli.errors import DownloadFailed, MissingExtra, OptionError, install_hint
 
 _STDERR: Final = "_stderr"
 _INSTALL: Final = "pip install"
@@ -58,7 +58,7 @@ def _index(folder: Path | None, defaults: bool) -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"--tasks needs the package {error.name}",
-            hint="pip install 'scalenet-cli[lm-eval]', or give --data a file of questions",
+            hint=f"{install_hint('lm-eval')}; or give --data a file of questions",
         ) from None
 
     # Tasks may shuffle their data while they are loaded, so simple_evaluate has to load them itself

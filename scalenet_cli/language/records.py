@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from scalenet_cli.errors import DataNotFound, DataUnreadable, MissingExtra
+from scalenet_cli.errors import DataNotFound, DataUnreadable, MissingExtra, install_hint
 from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES
 
@@ -289,7 +289,7 @@ def _parquet(path: Path) -> Iterable[Record]:
         raise MissingExtra(
             "Parquet files need the package pyarrow",
             where=str(path),
-            hint="pip install 'scalenet-cli[parquet]', or write .jsonl",
+            hint=f"{install_hint('parquet')}; or write .jsonl",
         ) from None
     try:
         rows = parquet.read_table(path).to_pylist()

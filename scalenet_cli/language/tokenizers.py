@@ -11,6 +11,7 @@ from scalenet_cli.errors import (
     CheckpointNotFound,
     CheckpointUnreadable,
     MissingExtra,
+    install_hint,
 )
 from scalenet_cli.families.sources.tokenizer_files import MAX_TOKENIZER_BYTES, TOKENIZERS
 
@@ -130,7 +131,7 @@ def _missing(package: str, folder: Path) -> MissingExtra:
     return MissingExtra(
         f"the tokenizer needs the package {package}",
         where=str(folder),
-        hint="pip install 'scalenet-cli[language]'",
+        hint=install_hint("language"),
     )
 
 

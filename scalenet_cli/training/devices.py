@@ -1,7 +1,7 @@
 """Which device and which rank this process is. Accelerate starts and names them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
 
-from scalenet_cli.errors import DeviceUnavailable, RankLost, ScalenetError
+from scalenet_cli.errors import (
+    DeviceUnavailable,
+    LaunchUnclear,
+    RankLost,
+    RanksDiffer,
+    ScalenetError,
+)
+from scalenet_cli.training.world import World, this_world
 
 T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -104,6 +111,32 @@ class Devices:
             raise SystemExit(status)
         return result
 
+    def require_same(self, facts: Mapping[str, str]) -> None:
+        """All ranks have the same facts: what they are named, and a digest or the like.
+
+        Raises:
+            RanksDiffer: on the first rank, where one differs; it says which, and in what.
+            SystemExit: with its exit status, on the others.
+        """
+        everywhere = self.gather(dict(facts))
+        self.alike(lambda: _compare(everywhere))
+
+
+def _compare(everywhere: Sequence[Mapping[str, str]]) -> None:
+    first = everywhere[0]
+    found = [
+        f"rank {rank} has {name} {facts.get(name, '-')[:40]}, rank 0 {first.get(name, '-')[:40]}"
+        for rank, facts in enumerate(everywhere)
+        for name in {**first, **facts}
+        if facts.get(name) != first.get(name)
+    ]
+    if found:
+        raise RanksDiffer(
+            "; ".join(found),
+            hint="all ranks need the same version of scalenet, options, bundle and data: look at "
+            "what their machines have under these paths",
+        )
+
 
 @contextmanager
 def answered() -> Iterator[None]:
@@ -162,17 +195,26 @@ def open_devices(wanted: str = "auto") -> Devices:
 
     Raises:
         DeviceUnavailable: CUDA or MPS was asked for and is not there.
+        LaunchUnclear: there are several processes, and it is not clear which one this is.
+        RankLost: the others did not come.
     """
+    world = this_world()
     device = find_device(wanted)
-    local_ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    local_ranks, gpus = world.num_local_ranks, torch.cuda.device_count()
     if device.type == "cuda" and local_ranks > gpus:
         raise DeviceUnavailable(
             f"{local_ranks} processes were started on this machine, but it has {gpus} GPUs",
-            hint=f"start {gpus}, or use --device cpu",
+            hint=f"start {gpus}, or use --device cpu; srun's --gpus-per-task hides GPUs from "
+            "tasks: use --gpus-per-node",
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world.num_ranks == 1:
         # Accelerate would keep the device of the first call for the life of the process.
         return Devices(device, 0, 1)
+    if device.type == "mps":
+        raise DeviceUnavailable(
+            f"{world.num_ranks} processes were started, but MPS serves one",
+            hint="start one, or use --device cpu",
+        )
     if device.index is not None:
         raise DeviceUnavailable(
             f"--device {wanted} names one device, but there are several processes",
@@ -180,11 +222,33 @@ def open_devices(wanted: str = "auto") -> Devices:
         )
     if device.type == "cpu":
         _share_cores(local_ranks)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=SILENCE)],
-    )
+    # torch and Accelerate read these; a launcher such as srun does not set them.
+    os.environ |= world.variables()
+    devices = _join(world, device)
+    if (devices.rank, devices.num_ranks) != (world.rank, world.num_ranks):
+        raise LaunchUnclear(
+            f"the environment says rank {world.rank} of {world.num_ranks}, but Accelerate made "
+            f"this rank {devices.rank} of {devices.num_ranks} on {devices.device}",
+            hint="in a script of your own, make no Accelerator before the launcher's variables "
+            "are set, nor one for another device",
+        )
+    return devices
+
+
+def _join(world: World, device: torch.device) -> Devices:
+    try:
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=SILENCE)],
+        )
+    except (distributed.DistNetworkError, distributed.DistStoreError) as error:
+        raise RankLost(
+            f"the {world.num_ranks} ranks did not meet at {world.address}:{world.port}: "
+            f"{str(error).splitlines()[0][:200]}",
+            hint="start all of them; MASTER_ADDR is where rank 0 runs, and MASTER_PORT is free "
+            "there",
+        ) from None
     return Devices(accelerator.device, accelerator.process_index, accelerator.num_processes)
 
 

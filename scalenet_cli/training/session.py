@@ -87,6 +87,8 @@ def _train(
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)
     checkpointer = Checkpointer(folder, subject, task, trained, optimizer, scaler, devices)
     devices.alike(lambda: checkpointer.restore(average, schedule.last_step))
+    # A rank that does not see the newest state yet, on a network disk, would begin elsewhere.
+    devices.require_same({"step": str(checkpointer.progress.step)})
     trainer = Trainer(
         parallel,
         trained,

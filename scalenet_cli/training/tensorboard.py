@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from scalenet_cli.errors import MissingExtra
+from scalenet_cli.errors import MissingExtra, install_hint
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.task import Scores
 
@@ -19,7 +19,7 @@ class TensorBoardReporter:
         except ImportError:
             raise MissingExtra(
                 "--tensorboard needs the package tensorboard, which is not installed",
-                hint="pip install 'scalenet-cli[tensorboard]'",
+                hint=install_hint("tensorboard"),
             ) from None
         self._make: Any = SummaryWriter
         self._writer: Any = None

@@ -12,7 +12,13 @@ from typing import Any, Final
 from timm.data import create_dataset
 from torchvision.datasets import VisionDataset
 
-from scalenet_cli.errors import ClassesDiffer, DataUnreadable, MissingExtra, OptionError
+from scalenet_cli.errors import (
+    ClassesDiffer,
+    DataUnreadable,
+    MissingExtra,
+    OptionError,
+    install_hint,
+)
 from scalenet_cli.vision.class_map import read_class_map
 from scalenet_cli.vision.tars import TarImages, members_of, open_shards
 
@@ -63,9 +69,7 @@ def open_reader(dataset: str, root: str, split: str, class_map: str | None, plac
     if prefix == "wds":
         return open_shards(root, split, place)
     if prefix == "hfds" and find_spec("datasets") is None:
-        raise MissingExtra(
-            f"{dataset} needs the package datasets", hint="pip install 'scalenet-cli[data]'"
-        )
+        raise MissingExtra(f"{dataset} needs the package datasets", hint=install_hint("data"))
     classes = read_class_map(class_map, root) if class_map else None
     is_tar = not dataset and root.endswith(".tar") and Path(root).is_file()
     with _explaining(dataset, place, split), _quiet():

@@ -171,7 +171,7 @@ def test_a_disk_that_is_full_when_predictions_are_written(
 
 def test_parquet_without_its_library(denied: Denied, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_files, "find_spec", lambda _: None)
-    says = ("needs the package pyarrow", "scalenet-cli[parquet]")
+    says = ("needs the package pyarrow", "pip install '.[parquet]'")
     denied("missing-extra", *says, flags=("--predictions", "p.parquet"))
 
 

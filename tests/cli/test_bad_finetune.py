@@ -19,6 +19,7 @@ from tests.cli.helpers import (
     short,
     write_bundle,
 )
+from tests.training.test_world import OPEN_MPI
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +175,12 @@ def test_gpus_that_are_not_there(run: Run, ground: Path, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize("names", [{"LOCAL_RANK": "0"}, OPEN_MPI], ids=["torchrun", "mpirun"])
 def test_gpus_under_a_launcher(
-    run: Run, ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: dict[str, str]
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
     refuse_options(
         run, ground, tmp_path, "--gpus", 1, code="option", says=("a launcher has started",)
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scalenet_cli import inspect, load
 from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.commands.verify import verify
-from scalenet_cli.errors import ScalenetError
+from scalenet_cli.errors import UPGRADE_HINT, ScalenetError
 from tests.cli.helpers import (
     DATA,
     Change,
@@ -53,7 +53,7 @@ def test_a_format_that_is_not_known(run: Run, bundle: Path, found: object) -> No
     refuse_everywhere(
         run, bundle, "bundle-format-unknown",
         f"has format {found!r}; this version reads formats 1 and 2",
-        f"where: {bundle / 'manifest.json'}", "pip install --upgrade scalenet-cli",
+        f"where: {bundle / 'manifest.json'}", UPGRADE_HINT,
     )  # fmt: skip
 
 

@@ -289,7 +289,9 @@ def test_values_below_the_least() -> None:
 
 
 def test_one_process_only(denied: Denied, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "head")
     denied("vit", "pictures", "option", "runs in one process")
 
 

@@ -74,7 +74,7 @@ def test_a_folder_that_is_not_there(denied: Denied, tmp_path: Path) -> None:
 def test_tasks_without_their_extra(denied: Denied, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-    says = ("--tasks needs the package lm_eval", "scalenet-cli[lm-eval]")
+    says = ("--tasks needs the package lm_eval", "pip install '.[lm-eval]'")
     denied("missing-extra", *says, flags=("--tasks", "piqa"))
 
 

@@ -38,6 +38,17 @@ def test_two_ranks_share_windows_and_questions(run: Run, tmp_path: Path) -> None
     assert one == two
 
 
+def test_ranks_with_other_texts_are_noticed(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    write_texts(tmp_path / "0.jsonl")
+    text = (tmp_path / "0.jsonl").read_text()
+    (tmp_path / "1.jsonl").write_text("  ".join(text.rsplit(" ", 1)))
+    main, other = run_two_ranks(tmp_path, "eval", model, "--data", tmp_path / "{rank}.jsonl")
+    assert main[:2] == other[:2] == (2, "")
+    assert "error[ranks-differ]: rank 1 has data 0 " in main[2]
+    assert "error[" not in other[2]
+
+
 def test_tasks_are_for_one_process(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     arguments = ("eval", model, "--tasks", "piqa", "--device", "cpu")

@@ -35,14 +35,20 @@ def be_a_rank(rank: int, port: int, folder: Path, arguments: list[str]) -> None:
 
 
 def run_two_ranks(folder: Path, *arguments: object) -> list[tuple[int | None, str, str]]:
-    """Exit status, stdout and stderr of both."""
+    """Exit status, stdout and stderr of both; ``{rank}`` in an argument is the rank's number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # Forked, because importing torch twice more takes as long as all other tests here.
     context = multiprocessing.get_context("fork")
     words = [str(argument) for argument in arguments]
-    ranks = [context.Process(target=be_a_rank, args=(n, port, folder, words)) for n in range(2)]
+    ranks = [
+        context.Process(
+            target=be_a_rank,
+            args=(n, port, folder, [word.replace("{rank}", str(n)) for word in words]),
+        )
+        for n in range(2)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -92,6 +98,18 @@ def test_what_all_ranks_find_is_told_once(tmp_path: Path) -> None:
     main, other = run_two_ranks(tmp_path, "eval", checkpoint, "--data", tmp_path, *OPTIONS["vit"])
     assert main[:2] == other[:2] == (3, "")
     assert "error[classes-differ]" in main[2]
+    assert "error[" not in other[2]
+
+
+def test_ranks_with_other_images_are_noticed(tmp_path: Path) -> None:
+    checkpoint, _ = write_classifier(tmp_path)
+    for rank in range(2):
+        write_images(tmp_path / f"data{rank}" / "val", "abcde", 5 + rank)
+    arguments = ("eval", checkpoint, "--data", tmp_path / "data{rank}", *OPTIONS["vit"])
+    main, other = run_two_ranks(tmp_path, *arguments)
+    assert main[:2] == other[:2] == (2, "")
+    assert "error[ranks-differ]: rank 1 has data " in main[2]
+    assert "rank 1 has samples 6, rank 0 5" in main[2]
     assert "error[" not in other[2]
 
 

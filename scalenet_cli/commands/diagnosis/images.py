@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scalenet_cli.commands.classes import check_classes, image_channels
-from scalenet_cli.commands.diagnosis.models import Subject, layout_of, require_room
+from scalenet_cli.commands.diagnosis.models import Subject, require_room
 from scalenet_cli.commands.models import open_model
 from scalenet_cli.errors import ClassesDiffer, DataUnreadable
 from scalenet_cli.measure.probe import Samples
@@ -36,10 +36,11 @@ def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
     split = open_split(wanted, how.split or "validation", limit=how.limit, channels=channels)
     mapped = how.class_map is not None
     check_classes(split, opened.num_classes, opened.classes, mapped=mapped)
-    layout = layout_of(target, opened.model, opened.family)
     widths = [stage.width for stage in opened.family.stages(opened.model)]
     channels, height, width = config["input_size"]
-    needed = require_room(len(split), 4 * channels * height * width, layout, widths, how, held=held)
+    needed = require_room(
+        len(split), 4 * channels * height * width, opened.layout, widths, how, held=held
+    )
     batches = tuple(_batches(work, split, config, opened.num_classes))
     if not batches:
         raise DataUnreadable("no image could be read", where=split.place)
@@ -48,7 +49,7 @@ def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
         opened.model,
         opened.family,
         opened.architecture,
-        layout,
+        opened.layout,
         batches,
         split.place,
         config,

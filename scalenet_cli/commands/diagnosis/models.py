@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
-from scalenet_cli.commands.opening import stage_shapes
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
 from scalenet_cli.measure.probe import Samples
 from scalenet_cli.plan.layout import Layout
-from scalenet_cli.plan.resolve import plain_layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,14 +41,6 @@ class Subject:
     def num_samples(self) -> int:
         """Images or sequences."""
         return sum(map(len, self.batches))
-
-
-def layout_of(target: str, model: "nn.Module", family: Family) -> Layout:
-    """What a bundle's manifest records; of a checkpoint, every block once."""
-    folder = bundle_folder(Path(target))
-    if is_bundle(folder):
-        return read_manifest(folder).to_layout()
-    return plain_layout(stage_shapes(family, model))
 
 
 def require_room(

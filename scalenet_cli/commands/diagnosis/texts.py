@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from scalenet_cli.commands.diagnosis.models import Subject, layout_of, require_room
+from scalenet_cli.commands.diagnosis.models import Subject, require_room
 from scalenet_cli.commands.language_models import open_language_model
 from scalenet_cli.language.corpus import evaluation_records, longest
 from scalenet_cli.language.examples import ExampleMaker
@@ -35,16 +35,15 @@ def open_texts(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
     maker = ExampleMaker(opened.tokenizer, how.template, train_on_prompt=False)
     examples = (maker.make(record) for record in records)
     found = tokenize(examples, opened.tokenizer, length, opened.num_embeddings, work.data)
-    layout = layout_of(target, opened.model, opened.family)
     widths = [stage.width for stage in opened.family.stages(opened.model)]
     chosen = evenly_spaced(len(found), min(how.limit, len(found)))
-    needed = require_room(len(chosen), 16 * length, layout, widths, how, held=held)
+    needed = require_room(len(chosen), 16 * length, opened.layout, widths, how, held=held)
     return Subject(
         target,
         opened.model,
         opened.family,
         opened.architecture,
-        layout,
+        opened.layout,
         tuple(_batches(found, chosen, how.batch_size or DEFAULT_BATCH)),
         work.data,
         {"max_length": length, "template": maker.template},
