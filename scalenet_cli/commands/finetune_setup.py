@@ -86,7 +86,9 @@ def set_up(
         ScalenetError: it is.
     """
     going_on = options.resume and folder.exists()
-    if not going_on:
+    if going_on:
+        folder.require_own()
+    else:
         folder.require_absent()
     source = open_bundle(bundle_folder(Path(bundle)))
     kind = find_family(source.manifest.source.family).task

@@ -85,7 +85,9 @@ def _train(
     scaler = torch.amp.GradScaler(devices.device.type, enabled=recipe.precision == "fp16")
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)
     checkpointer = Checkpointer(folder, subject, task, trained, optimizer, scaler, devices)
-    devices.alike(lambda: checkpointer.restore(average, schedule.last_step))
+    for note in devices.alike(lambda: checkpointer.restore(average, schedule.last_step)):
+        reporter.note(note)
+    devices.first(checkpointer.tidy)
     trainer = Trainer(
         parallel,
         trained,
