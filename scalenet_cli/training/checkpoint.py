@@ -214,7 +214,7 @@ class Checkpointer:
         scale = self.scaler.state_dict() if self.scaler.is_enabled() else {}
         progress = self.progress.freeze(
             metrics=self.folder.sync_metrics(),
-            bundles=dict(self._bundles),
+            bundles=dict(sorted(self._bundles.items())),
             num_averaged=0 if average is None else average.num_averaged,
             scaler={key: float(scale[key]) for key in ("scale", "_growth_tracker") if scale},
         )
