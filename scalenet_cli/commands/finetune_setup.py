@@ -13,6 +13,7 @@ from scalenet_cli.families import family as find_family
 from scalenet_cli.plan.load_training import load_training_recipe
 from scalenet_cli.plan.schema import GROUPS, Group
 from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
+from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.run_folder import RunFolder, RunRecord
@@ -41,7 +42,10 @@ class FinetuneOptions:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A run before its first step; nothing has been written yet."""
+    """A run before its first step; nothing has been written yet.
+
+    ``look`` tells of the images' bytes; the main rank alone asks, for that may take long.
+    """
 
     going_on: bool
     recipe: Recipe
@@ -50,6 +54,7 @@ class Setup:
     record: RunRecord
     subject: Subject
     notes: tuple[str, ...] = ()
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Parts:
     record: RunRecord
     subject: Callable[[], Subject]
     notes: tuple[str, ...] = ()
+    look: Look | None = None
 
 
 def set_up(
@@ -107,7 +113,9 @@ def set_up(
         folder.require_same(parts.record, recipe)
     check_batch(recipe, parts.task, devices, options.work)
     subject = parts.subject()
-    return Setup(going_on, recipe, parts.start, parts.task, parts.record, subject, parts.notes)
+    return Setup(
+        going_on, recipe, parts.start, parts.task, parts.record, subject, parts.notes, parts.look
+    )
 
 
 def _recipe(folder: RunFolder | None, options: FinetuneOptions, kind: TaskName) -> Recipe:

@@ -134,9 +134,7 @@ class Checkpointer:
 
     def _check_bundles(self, progress: Progress, last_step: int, *, sealed: bool) -> list[str]:
         """last/ and best/ are whole; the best one is forgotten where somebody has removed it."""
-        found = check_saved(
-            self.folder, self._subject.bundle, progress, last_step, sealed=sealed
-        )
+        found = check_saved(self.folder, self._subject.bundle, progress, last_step, sealed=sealed)
         self._bundles = dict(found)
         missing = sorted(progress.bundles.keys() - found.keys())
         if missing and progress.step == last_step:

@@ -23,6 +23,7 @@ from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.schema import Strict
 from scalenet_cli.plan.training import Recipe, TaskName
+from scalenet_cli.training.contents import DataContents
 
 RECORD: Final = "run.json"
 RECIPE: Final = "recipe.yaml"
@@ -56,6 +57,7 @@ class RunRecord(Strict):
     new_head: bool = False
     classes: dict[str, int] = Field(default_factory=dict)
     recipe: str | None = Field(None, description="sha256 of recipe.yaml")
+    contents: DataContents | None = Field(None, description="what is known of the images' bytes")
     digest: str | None = Field(None, description="of all the rest, see digest_content")
 
 

@@ -5,8 +5,8 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, final
 
 import torch

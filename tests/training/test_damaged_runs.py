@@ -99,11 +99,14 @@ def test_a_flipped_bit_is_named_or_changes_nothing(
         run = Path(shutil.copytree(early, tmp_path / str(bit)))
         flip(run / name, bit)
         before = contents(run)
+        refusal = None
         try:
             resume(bundle, data, run)
         except (RunStateDamaged, NotARun) as error:
-            assert error.exit_code == 3
-            assert Path(name).name in str(error) or f"{Path(name).parent}/" in str(error)
+            refusal = error
+        if refusal is not None:
+            assert refusal.exit_code == 3
+            assert Path(name).name in str(refusal) or f"{Path(name).parent}/" in str(refusal)
             assert contents(run) == before
             continue
         found, expected = contents(run), contents(whole)
