@@ -16,14 +16,16 @@ def check_saved(
 ) -> dict[str, str]:
     """The digests of the manifests of last/ and best/, of those that are there.
 
-    Each is the one that was saved with the state, or of a later step of this run: a checkpoint
-    writes its state last, so a kill may leave newer bundles beside an older state. A state that is
-    not ``sealed`` does not say which bundles belong to it: those that are whole are believed.
+    Each is the one that was saved with the state, or a later one: a checkpoint writes last/, then
+    best/ with the same content, then its state, and a kill may fall between them. The later last/
+    is written again before it counts. A state that is not ``sealed`` does not say which bundles
+    belong to it: those that are whole are believed.
 
     Raises:
         RunStateDamaged: one is damaged, or of another run or step.
     """
-    found = {}
+    found: dict[str, str] = {}
+    is_later = False
     for name in _NAMES:
         place = folder.bundle_place(name)
         if place is None:
@@ -33,12 +35,15 @@ def check_saved(
             check_digests(bundle, known=start)
         except (BundleError, CheckpointError) as error:
             raise _damaged(folder, name, f"is damaged: {error.fact}") from None
-        manifest = bundle.manifest
-        steps = _steps(manifest, start.manifest)
-        is_later = steps is not None and progress.step < steps <= last_step
-        if sealed and not is_later and manifest.digest != progress.bundles.get(name):
+        digest = bundle.manifest.digest
+        if name == "last":
+            steps = _steps(bundle.manifest, start.manifest)
+            is_later = steps is not None and progress.step < steps <= last_step
+        else:
+            is_later = is_later and digest == found["last"]
+        if sealed and not is_later and digest != progress.bundles.get(name):
             raise _damaged(folder, name, f"is not the one that step {progress.step} left")
-        found[name] = manifest.digest
+        found[name] = digest
     return found
 
 

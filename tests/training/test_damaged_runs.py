@@ -239,6 +239,17 @@ def test_a_bundle_of_another_run_is_refused(
     assert_refused(bundle, data, run, "last/ is not the one that step 2 left")
 
 
+@pytest.mark.slow
+def test_a_newer_best_without_its_last_is_refused(
+    bundle: Path, data: Path, tmp_path: Path, early: Path, late: Path
+) -> None:
+    """No kill leaves that: it was put there."""
+    run = Path(shutil.copytree(early, tmp_path / "run"))
+    shutil.rmtree(run / "best")
+    shutil.copytree(late / "best", run / "best")
+    assert_refused(bundle, data, run, "best/ is not the one that step 2 left")
+
+
 @pytest.mark.parametrize("names", [slow(["last"]), ["last", "best"]], ids="+".join)
 def test_newer_bundles_beside_an_older_state_are_a_kill_between_them(
     bundle: Path, data: Path, tmp_path: Path, whole: Path, early: Path, late: Path,
