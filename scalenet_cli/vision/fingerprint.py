@@ -79,7 +79,7 @@ def _sizes_and_times(split: Split) -> tuple[str | None, str | None]:
 def _size_and_time(path: str) -> tuple[str, str]:
     try:
         found = os.stat(path)  # noqa: PTH116
-    except FileNotFoundError:  # a link to nothing: training decides whether that matters
+    except OSError:  # such as a link to nothing: training decides whether that matters
         return _NOTHING, _NOTHING
     return str(found.st_size), str(found.st_mtime_ns)
 

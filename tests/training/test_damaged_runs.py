@@ -12,7 +12,15 @@ from scalenet_cli.errors import NotARun, RunStateDamaged
 from scalenet_cli.training.run_folder import FileStart, RunFolder
 from scalenet_cli.training.saved_bundles import check_saved
 from scalenet_cli.training.state import read_state
-from tests.training.runs import PLAIN, InterruptAt, Interrupted, contents, slow, train
+from tests.training.runs import (
+    PLAIN,
+    InterruptAt,
+    Interrupted,
+    Listener,
+    contents,
+    slow,
+    train,
+)
 
 # Evaluations and checkpoints after 2 and 4 steps and at the end; no two steps are alike.
 SHORT = {**PLAIN, "max_steps": 5, "eval_steps": 2}
@@ -20,17 +28,6 @@ STATE = "state-000000002/state.json"
 FILES = [STATE, "metrics.jsonl", "last/manifest.json", "best/manifest.json", "recipe.yaml",
          "run.json"]  # fmt: skip
 Change = Callable[[Path], None]
-
-
-class Listener(InterruptAt):
-    """Keeps what is said; the run goes to its end."""
-
-    def __init__(self) -> None:
-        super().__init__(-1)
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
