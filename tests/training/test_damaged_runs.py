@@ -22,8 +22,8 @@ from tests.training.runs import (
     train,
 )
 
-# Evaluations and checkpoints after 2 and 4 steps and at the end; no two steps are alike.
-SHORT = {**PLAIN, "max_steps": 5, "eval_steps": 2}
+# Evaluations and checkpoints after 2 and 4 steps and at the end; that of step 4 is the best.
+SHORT = {**PLAIN, "max_steps": 5, "eval_steps": 2, "lr": 4e-2}
 STATE = "state-000000002/state.json"
 FILES = [STATE, "metrics.jsonl", "last/manifest.json", "best/manifest.json", "recipe.yaml",
          "run.json"]  # fmt: skip
@@ -53,6 +53,7 @@ def late(bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     run = tmp_path_factory.mktemp("late") / "run"
     with pytest.raises(Interrupted):
         train(bundle, data, run, SHORT, reporter=InterruptAt(5))
+    assert contents(run)["best/manifest.json"] == contents(run)["last/manifest.json"]
     return run
 
 
