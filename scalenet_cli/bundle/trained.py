@@ -119,8 +119,10 @@ def write_trained(
     base: "Mapping[str, torch.Tensor]",
     instances: "Mapping[str, torch.Tensor]",
     story: str,
-) -> None:
+) -> str:
     """A bundle with trained tensors, whole or not at all; an older one there is replaced.
+
+    Returns the digest of its manifest.
 
     ``manifest`` is the start's with new numbers and a ``trained`` entry. ``base`` holds all source
     tensors under their own keys, or nothing where none changed; ``instances`` those of instances,
@@ -151,4 +153,5 @@ def write_trained(
             if path.name not in files:
                 _keep(path, folder / path.name)
         files = dict(sorted(files.items()))
-        write_manifest(folder, manifest.model_copy(update={"files": files}))
+        digest = write_manifest(folder, manifest.model_copy(update={"files": files}))
+    return digest

@@ -51,9 +51,10 @@ def with_digest(manifest: Manifest) -> Manifest:
     )
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """The last file: a folder without it is not a bundle."""
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """The last file: a folder without it is not a bundle. Returns the manifest's digest."""
     path = folder / MANIFEST
-    text = with_digest(manifest).model_dump_json(indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    written = with_digest(manifest)
+    path.write_text(written.model_dump_json(indent=1) + "\n", encoding="utf-8")
     fsync_path(path)
+    return written.digest

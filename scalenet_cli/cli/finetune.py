@@ -161,6 +161,14 @@ def finetune(
             "--skip-corrupt", rich_help_panel=_DATA, help="Leave damaged images out; count them."
         ),
     ] = False,
+    data_digest: Annotated[
+        bool,
+        typer.Option(
+            "--data-digest",
+            rich_help_panel=_DATA,
+            help="Read all images once for a digest, to tell at --resume whether they changed.",
+        ),
+    ] = False,
     eval_batch_size: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=_DEVICES, help="Per device.")
     ] = None,
@@ -220,7 +228,7 @@ def finetune(
 
     chosen = DataOptions(
         data, dataset, train_split, val_split, limit_train, limit_val, class_map, val_data,
-        tokenizer, skip_corrupt,
+        tokenizer, skip_corrupt, data_digest,
     )  # fmt: skip
     options = FinetuneOptions(
         recipe,

@@ -120,12 +120,36 @@ def evaluate(
     }
     for option, (path, suffixes) in files.items():
         if path is not None:
-            check_result_file(Path(path), option, suffixes, force=how.force)
-    if how.confusion is not None and how.confusion == how.predictions:
+            inputs = _inputs(str(target), data, how)
+            check_result_file(Path(path), option, suffixes, force=how.force, inputs=inputs)
+    if _is_one_file(how.confusion, how.predictions):
         raise OptionError(f"{CONFUSION} and {PREDICTIONS} name the same file")
     from scalenet_cli.commands.evaluate_session import run_evaluation
 
     return run_evaluation(str(target), str(data or ""), how, options, progress)
+
+
+def _inputs(target: str, data: str | Path | None, how: EvalOptions) -> list[Path]:
+    """What is read and no result may replace, beside bundles and checkpoint folders.
+
+    Plain folders of images have room for tables; other data may be made of them.
+    """
+    files = [Path(target), *(Path(one) for one in (data, how.class_map) if one is not None)]
+    if data is not None and how.class_map is not None:
+        files.append(Path(data, how.class_map))  # timm looks there as well
+    read = [path for path in files if path.is_file()]
+    if how.dataset:
+        prefix, _, name = how.dataset.partition("/")
+        read += [Path(data)] if data else []
+        read += [Path(name)] if prefix.lower() == "hfds" else []
+    return read
+
+
+def _is_one_file(one: str | Path | None, other: str | Path | None) -> bool:
+    if one is None or other is None:
+        return False
+    places = [Path(path).parent.resolve() / Path(path).name for path in (one, other)]
+    return places[0] == places[1]
 
 
 def is_main_process() -> bool:

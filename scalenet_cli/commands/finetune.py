@@ -12,6 +12,7 @@ from scalenet_cli.errors import LossNotFinite, StoppedOnRequest
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.compiling import compiling
+from scalenet_cli.training.contents import require_same_contents
 from scalenet_cli.training.curves import draw_curves
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices, open_devices
@@ -91,10 +92,12 @@ def _finetune(
 ) -> FinetuneReport:
     setup = devices.alike(lambda: set_up(bundle, data, folder, options, devices))
     devices.require_same(_facts(setup, options))
-    if not setup.going_on:
-        if options.resume:
-            reporter.note("there is no run to resume yet, so a new one is started")
-        devices.first(lambda: folder.create(setup.start, setup.record, setup.recipe))
+    if options.resume and not setup.going_on:
+        reporter.note("there is no run to resume yet, so a new one is started")
+    if data.digest:
+        reporter.note("--data-digest: all images are read once before the run goes on")
+    for note in devices.first(lambda: _look_and_create(setup, folder, read=data.digest)) or ():
+        reporter.note(note)
     for note in setup.notes:
         reporter.note(note)
     # Only the main rank reads it again: on a network disk the others may not see it yet.
@@ -128,6 +131,23 @@ def _facts(setup: Setup, options: FinetuneOptions) -> dict[str, str]:
     for name, split in (("training", record.train), ("validation", record.val)):
         facts |= {f"{name} samples": f"{split.num_samples:,}", f"{name} data": split.digest}
     return facts | {f"recipe {key}": str(value) for key, value in setup.recipe}
+
+
+def _look_and_create(setup: Setup, folder: RunFolder, *, read: bool) -> tuple[str, ...]:
+    """The run's folder is there, and the images are those that it began with; returns notes.
+
+    Raises:
+        RunDiffers, ImageUnreadable, OutputUnwritable: see there.
+    """
+    look = setup.look
+    if not setup.going_on:
+        contents = None if look is None else look(read)
+        record = setup.record.model_copy(update={"contents": contents})
+        folder.create(setup.start, record, setup.recipe)
+    elif look is not None:
+        old = folder.record().contents
+        return require_same_contents(old, look, read=read, where=folder.path)
+    return ()
 
 
 def _report(

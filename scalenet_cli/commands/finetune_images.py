@@ -12,9 +12,10 @@ from scalenet_cli.errors import OptionError
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters
 from scalenet_cli.plan.training import ImageRecipe
+from scalenet_cli.training.contents import DataContents
 from scalenet_cli.training.run_folder import RunRecord
 from scalenet_cli.training.subject import Subject, fill_new_head
-from scalenet_cli.vision.fingerprint import split_record
+from scalenet_cli.vision.fingerprint import content_record, split_record
 from scalenet_cli.vision.task import ImageTask
 
 
@@ -55,6 +56,9 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
         record,
         lambda: _subject(request, recipe, changed, new_head=new_head),
         (head,) if new_head else (),
+        lambda read: DataContents(
+            train=content_record(train, read=read), val=content_record(val, read=read)
+        ),
     )
 
 

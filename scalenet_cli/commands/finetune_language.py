@@ -72,6 +72,7 @@ def _refuse_image_options(request: Request) -> None:
         "--num-classes": options.num_classes,
         "--reset-head": options.reset_head,
         "--skip-corrupt": data.skip_corrupt,
+        "--data-digest": data.digest,
     }
     wrong = [name for name, value in given.items() if value]
     if wrong:

@@ -14,6 +14,7 @@ from scalenet_cli.families import family as find_family
 from scalenet_cli.plan.load_training import load_training_recipe
 from scalenet_cli.plan.schema import GROUPS, Group
 from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
+from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.run_folder import RunFolder, RunRecord
@@ -42,7 +43,10 @@ class FinetuneOptions:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A run before its first step; nothing has been written yet."""
+    """A run before its first step; nothing has been written yet.
+
+    ``look`` tells of the images' bytes; the main rank alone asks, for that may take long.
+    """
 
     going_on: bool
     recipe: Recipe
@@ -51,6 +55,7 @@ class Setup:
     record: RunRecord
     subject: Subject
     notes: tuple[str, ...] = ()
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Parts:
     record: RunRecord
     subject: Callable[[], Subject]
     notes: tuple[str, ...] = ()
+    look: Look | None = None
 
 
 def set_up(
@@ -87,7 +93,9 @@ def set_up(
         ScalenetError: it is.
     """
     going_on = options.resume and folder.exists()
-    if not going_on:
+    if going_on:
+        folder.require_own()
+    else:
         folder.require_absent()
     return read_steadily(
         Path(bundle),
@@ -120,7 +128,9 @@ def _set_up(
         folder.require_same(parts.record, recipe)
     check_batch(recipe, parts.task, devices, options.work)
     subject = parts.subject()
-    return Setup(going_on, recipe, parts.start, parts.task, parts.record, subject, parts.notes)
+    return Setup(
+        going_on, recipe, parts.start, parts.task, parts.record, subject, parts.notes, parts.look
+    )
 
 
 def _recipe(folder: RunFolder | None, options: FinetuneOptions, kind: TaskName) -> Recipe:

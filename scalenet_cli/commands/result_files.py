@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,12 +26,14 @@ PARQUET: Final = ".parquet"
 Row = tuple[object, ...]
 
 
-def check_result_file(path: Path, option: str, suffixes: Sequence[str], *, force: bool) -> None:
-    """The file may be written, and its suffix names a known format.
+def check_result_file(
+    path: Path, option: str, suffixes: Sequence[str], *, force: bool, inputs: Iterable[Path]
+) -> None:
+    """The file may be written, and its suffix names a known format; see require_no_part of inputs.
 
     Raises:
         OptionError, MissingExtra: an unknown suffix, or Parquet without pyarrow.
-        OutputExists: it is there, or is a folder.
+        OutputExists: it is there, or is a folder, or part of anything else.
         OutputUnwritable: its folder is missing or may not be written to.
     """
     if path.suffix.lower() not in suffixes:
@@ -41,6 +43,9 @@ def check_result_file(path: Path, option: str, suffixes: Sequence[str], *, force
             f"{option} {path} needs the package pyarrow",
             hint=f"{install_hint('parquet')}; or write a .csv",
         )
+    from scalenet_cli.commands.protected import require_no_part
+
+    require_no_part(path, option, inputs)
     if path.is_dir() or (os.path.lexists(path) and not force):
         raise OutputExists(
             "the output is a folder" if path.is_dir() else "the output exists already",

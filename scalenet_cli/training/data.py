@@ -23,7 +23,8 @@ class DataOptions:
     A limit takes evenly spaced samples, so that every class stays. Of images: ``dataset`` is timm's
     name of a data set, such as ``hfds/food101`` or ``torch/cifar10``, empty for folders and
     ``.tar`` files. Of text: ``val_data`` are records of another place than ``data``, and
-    ``tokenizer`` is a folder, by default the bundle.
+    ``tokenizer`` is a folder, by default the bundle. With ``digest`` a run reads all images once
+    more, to know whether their bytes are those that it began with.
     """
 
     data: str
@@ -36,3 +37,4 @@ class DataOptions:
     val_data: str | None = None
     tokenizer: str | None = None
     skip_corrupt: bool = False
+    digest: bool = False

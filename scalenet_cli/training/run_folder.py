@@ -1,13 +1,14 @@
 """The folder of one run: what it holds, how it is made, and what may be resumed in it."""
 
+import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, NamedTuple, final
 
 from pydantic import Field, ValidationError
 
+from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.bundle.read import Bundle, open_bundle
 from scalenet_cli.bundle.staging import fsync_path, staged_folder
 from scalenet_cli.bundle.trained import Start, copy_start
@@ -18,9 +19,11 @@ from scalenet_cli.errors import (
     RunExists,
     RunStateDamaged,
 )
+from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.schema import Strict
 from scalenet_cli.plan.training import Recipe, TaskName
+from scalenet_cli.training.contents import DataContents
 
 RECORD: Final = "run.json"
 RECIPE: Final = "recipe.yaml"
@@ -53,6 +56,16 @@ class RunRecord(Strict):
     num_classes: int | None = Field(None, description="of an image classifier")
     new_head: bool = False
     classes: dict[str, int] = Field(default_factory=dict)
+    recipe: str | None = Field(None, description="sha256 of recipe.yaml")
+    contents: DataContents | None = Field(None, description="what is known of the images' bytes")
+    digest: str | None = Field(None, description="of all the rest, see digest_content")
+
+
+class FileStart(NamedTuple):
+    """The first bytes of a file that grows, and their sha256 where that is known."""
+
+    num_bytes: int
+    sha256: str | None
 
 
 @final
@@ -87,9 +100,13 @@ class RunFolder:
             ) from None
         with staged_folder(self.path, force=False) as folder:
             copy_start(start, folder / "start")
-            (folder / RECIPE).write_text(recipe_text(recipe), encoding="utf-8")
+            text = recipe_text(recipe).encode()
+            (folder / RECIPE).write_bytes(text)
             (folder / METRICS).touch()
-            (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            own = record.model_copy(update={"recipe": hashlib.sha256(text).hexdigest()})
+            content = own.model_dump(mode="json")
+            content["digest"] = digest_content(content)
+            (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             for name in (RECIPE, METRICS, RECORD):
                 fsync_path(folder / name)
 
@@ -125,12 +142,22 @@ class RunFolder:
 
         Raises:
             NotARun: no run, or one of another version.
+            RunStateDamaged: it was changed after it was written.
         """
         try:
             if (self.path / RECORD).stat().st_size > MAX_RECORD_BYTES:
                 raise ValueError("too large")
-            return RunRecord.model_validate_json((self.path / RECORD).read_bytes())
-        except (OSError, ValidationError, ValueError):
+            content = parse_json((self.path / RECORD).read_bytes())
+            if content["format"] != FORMAT:
+                raise ValueError("another format")
+            if "digest" in content and content["digest"] != digest_content(content):
+                raise RunStateDamaged(
+                    f"{RECORD} is not what was written: its digest differs from its content",
+                    where=str(self.path),
+                    hint="put the file back as it was; last/ and best/ are bundles of their own",
+                )
+            return RunRecord.model_validate(content)
+        except (OSError, ValidationError, ValueError, TypeError, LookupError):
             raise NotARun(
                 f"the folder has no {RECORD} that this version understands",
                 where=str(self.path),
@@ -146,10 +173,8 @@ class RunFolder:
 
         Raises:
             RunDiffers: lists every difference.
-            NotARun, RunStateDamaged: it is not as it was made.
         """
         old = self.record()
-        self._require_own(old)
         found = differences(self.recipe(), recipe)
         if old.bundle != record.bundle:
             name = "bundle" if record.task == "images" else "bundle or tokenizer"
@@ -174,8 +199,15 @@ class RunFolder:
                 hint="leave these out to go on with the run as it was, or choose another -o",
             )
 
-    def _require_own(self, record: RunRecord) -> None:
-        """What is written or trusted lies in the folder itself, and is what the run began with."""
+    def require_own(self) -> None:
+        """What is written or trusted lies in the folder itself, and is what the run began with.
+
+        Raises:
+            NotARun: no run, one of another version, or one with links in it.
+            RunStateDamaged: record, recipe or start were changed after they were written.
+            BundleError: start/ is damaged.
+        """
+        record = self.record()
         links = sorted(path.name for path in self.path.iterdir() if path.is_symlink())
         if links:
             raise NotARun(
@@ -183,34 +215,53 @@ class RunFolder:
                 where=str(self.path),
                 hint="do not trust this folder; or put what it links to in its place",
             )
+        found = self.path / RECIPE
+        if record.recipe is not None and not _has_digest(found, record.recipe):
+            raise RunStateDamaged(
+                f"{RECIPE} is not what the run began with",
+                where=str(self.path),
+                hint="put the file back as it was; another recipe is for a run in another folder",
+            )
         if self.open_start().manifest.digest != record.bundle:
             raise RunStateDamaged(
                 f"start/ is not the bundle that {RECORD} names", where=str(self.path)
             )
 
-    def require_metrics(self, num_bytes: int) -> None:
+    def require_metrics(self, written: FileStart) -> None:
         """The metrics of all steps that were done are there.
 
         Raises:
-            RunStateDamaged: lines are missing.
+            RunStateDamaged: lines are missing, or were changed.
         """
-        found = self.metrics.stat().st_size if self.metrics.is_file() else 0
-        if found < num_bytes:
+        there = self.metrics.stat().st_size if self.metrics.is_file() else 0
+        facts = ""
+        if there < written.num_bytes:
+            facts = f"has {there:,} bytes, but {written.num_bytes:,} when the state was saved"
+        elif written.sha256 not in (None, self._metrics_digest(written.num_bytes)):
+            facts = f"is not what was written: its first {written.num_bytes:,} bytes have changed"
+        if facts:
             raise RunStateDamaged(
-                f"{METRICS} has {found:,} bytes, but {num_bytes:,} when the state was saved",
+                f"{METRICS} {facts}",
                 where=str(self.path),
                 hint="put the file back, or start the run anew in another folder",
             )
 
-    def truncate_metrics(self, num_bytes: int) -> None:
+    def bundle_place(self, name: str) -> Path | None:
+        """Where last/ or best/ is; None where it was not written yet.
+
+        Where names cannot change places in one step, a kill may fall between two renames.
+        """
+        kept = sorted(self.path.glob(f".{name}.*.old/bundle"))
+        return next((place for place in (self.path / name, *kept) if place.exists()), None)
+
+    def go_back(self, num_bytes: int) -> None:
         """Forgets lines of steps that will be done again, and folders that were never finished."""
         with self.metrics.open("ab") as file:
             file.truncate(num_bytes)
         for bundle in (self.last, self.best):
-            # Where names cannot change places in one step, a kill may fall between two renames.
-            for kept in self.path.glob(f".{bundle.name}.*.old/bundle"):
-                if not bundle.exists():
-                    kept.rename(bundle)
+            place = self.bundle_place(bundle.name)
+            if place is not None and place != bundle:
+                place.rename(bundle)
         for stale in (*self.path.glob(".*.partial"), *self.path.glob(".*.old")):
             shutil.rmtree(stale, ignore_errors=True)
 
@@ -220,10 +271,24 @@ class RunFolder:
             file.write(json.dumps(values).encode() + b"\n")
             return file.tell()
 
-    def sync_metrics(self) -> int:
-        """Makes the metrics durable; returns their size."""
+    def sync_metrics(self) -> FileStart:
+        """Makes the metrics durable; returns their size and digest."""
         fsync_path(self.metrics)
-        return os.stat(self.metrics).st_size  # noqa: PTH116
+        num_bytes = self.metrics.stat().st_size
+        return FileStart(num_bytes, self._metrics_digest(num_bytes))
+
+    def _metrics_digest(self, num_bytes: int) -> str:
+        if not num_bytes:
+            return hashlib.sha256().hexdigest()
+        with self.metrics.open("rb") as file:
+            return hashlib.sha256(file.read(num_bytes)).hexdigest()
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    except OSError:
+        return False
 
 
 def _yes(value: bool) -> str:

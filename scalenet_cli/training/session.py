@@ -86,9 +86,12 @@ def _train(
     scaler = torch.amp.GradScaler(devices.device.type, enabled=recipe.precision == "fp16")
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)
     checkpointer = Checkpointer(folder, subject, task, trained, optimizer, scaler, devices)
-    devices.alike(lambda: checkpointer.restore(average, schedule.last_step))
+    notes = devices.alike(lambda: checkpointer.restore(average, schedule.last_step))
     # A rank that does not see the newest state yet, on a network disk, would begin elsewhere.
     devices.require_same({"step": str(checkpointer.progress.step)})
+    devices.first(checkpointer.tidy)
+    for note in notes:
+        reporter.note(note)
     trainer = Trainer(
         parallel,
         trained,

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.bundle.staging import fsync_path, staged_folder
 from scalenet_cli.bundle.tensor_files import TensorFile, write_file
 from scalenet_cli.errors import RunStateDamaged
@@ -20,7 +23,7 @@ from scalenet_cli.training.parallel import gathered, like
 
 TENSORS: Final = "tensors.safetensors"
 RECORD: Final = "state.json"
-_PREFIX: Final = "state-"
+_NAME: Final = re.compile(r"state-(\d{9,})")
 # Names of skipped samples are most of it: half a million of them.
 _MAX_RECORD_BYTES: Final = 50_000_000
 
@@ -30,6 +33,10 @@ class Progress(Strict):
 
     step: int = Field(0, ge=0, description="optimizer steps done")
     metrics_bytes: int = Field(0, ge=0, description="of metrics.jsonl that belong to them")
+    metrics_sha256: str | None = Field(None, description="of these bytes")
+    bundles: dict[str, str] = Field(
+        default_factory=dict, description="digests of the manifests of last/ and best/"
+    )
     loss_sum: float = Field(0.0, description="of the steps since the last evaluation")
     loss_steps: int = Field(0, ge=0)
     best_step: int | None = None
@@ -41,9 +48,23 @@ class Progress(Strict):
 
 
 class _Record(Strict):
+    """What is in state.json. Earlier versions wrote no digest of it."""
+
     progress: Progress
     numbers: dict[str, dict[str, float]] = Field(description="optimizer state that is no tensor")
-    sha256: str
+    sha256: str = Field(description="of the file of tensors")
+    digest: str | None = Field(None, description="of all the rest, see digest_content")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """The state of one step. ``sealed`` says that a digest covers all of it."""
+
+    progress: Progress
+    tensors: dict[str, torch.Tensor]
+    numbers: dict[str, dict[str, float]]
+    sealed: bool
 
 
 def optimizer_tensors(
@@ -156,7 +177,7 @@ def write_state(
     Raises:
         OutputUnwritable: a full disk, for instance; the older state stays.
     """
-    target = run / f"{_PREFIX}{progress.step:09d}"
+    target = run / f"state-{progress.step:09d}"
     if target.exists():
         shutil.rmtree(target)
     with staged_folder(target, force=False) as folder:
@@ -165,16 +186,16 @@ def write_state(
         with (folder / TENSORS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         record = _Record(progress=progress, numbers=numbers, sha256=digest)
-        (folder / RECORD).write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
+        content = record.model_dump(mode="json")
+        content["digest"] = digest_content(content)
+        (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n")
         fsync_path(folder / RECORD)
     for older in _states(run):
         if older != target:
             shutil.rmtree(older, ignore_errors=True)
 
 
-def read_state(
-    run: Path,
-) -> tuple[Progress, dict[str, torch.Tensor], dict[str, dict[str, float]]] | None:
+def read_state(run: Path) -> TrainingState | None:
     """The newest state of a run; None where it ended before it had one.
 
     Raises:
@@ -185,9 +206,7 @@ def read_state(
         return None
     folder = states[-1]
     try:
-        if (folder / RECORD).stat().st_size > _MAX_RECORD_BYTES:
-            raise ValueError("it is too large")
-        record = _Record.model_validate_json((folder / RECORD).read_bytes())
+        record = _read_record(folder)
         with (folder / TENSORS).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
                 raise ValueError(f"{TENSORS} has another digest than when it was written")
@@ -195,8 +214,30 @@ def read_state(
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, ValidationError, SafetensorError) as error:
         raise damaged(folder, error) from None
-    return record.progress, tensors, record.numbers
+    return TrainingState(record.progress, tensors, record.numbers, record.digest is not None)
+
+
+def _read_record(folder: Path) -> _Record:
+    path = folder / RECORD
+    if path.stat().st_size > _MAX_RECORD_BYTES:
+        raise ValueError(f"{RECORD} is too large")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{RECORD} is no JSON: {error}") from None
+    sealed = isinstance(content, dict) and "digest" in content
+    if sealed and content["digest"] != digest_content(content):
+        raise ValueError(f"{RECORD} has another digest than when it was written")
+    record = _Record.model_validate(content)
+    if _step_of(folder) != record.progress.step:
+        raise ValueError(f"{RECORD} is of step {record.progress.step}, not of its folder's")
+    return record
 
 
 def _states(run: Path) -> list[Path]:
-    return sorted(path for path in run.glob(f"{_PREFIX}[0-9]*") if path.is_dir())
+    found = (path for path in run.glob("state-*") if _NAME.fullmatch(path.name) and path.is_dir())
+    return sorted(found, key=_step_of)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("state-"))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from PIL import Image
-from torchvision.datasets import ImageFolder, VisionDataset
+from timm.data.readers.reader_image_folder import ReaderImageFolder
+from torchvision.datasets import DatasetFolder, ImageFolder, VisionDataset
 
 from scalenet_cli.errors import ClassesDiffer, DataNotFound, DataUnreadable
 from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES, DataOptions, evenly_spaced
@@ -65,6 +66,15 @@ class Split:
             with contextlib.suppress(TypeError, LookupError):
                 found = self.source.filename(at)
         return str(found) if found else f"{self.place}[{at}]"
+
+    @property
+    def has_files(self) -> bool:
+        """Whether every sample is a file of its own."""
+        return isinstance(self.source, ReaderImageFolder | DatasetFolder)
+
+    def file(self, index: int) -> str:
+        """The file of a sample, where samples have their own."""
+        return str(self.source.samples[self.indices[index]][0])
 
     def targets(self) -> list[int] | None:
         """All targets without reading an image, where the reader can."""

@@ -35,15 +35,15 @@ class TarImages:
     """A reader in timm's sense over members of tars."""
 
     def __init__(self, members: Sequence[Member], class_to_idx: dict[str, int]) -> None:
-        self._members = members
+        self.members = members
         self.class_to_idx = class_to_idx
         self.samples = [(member.name, member.target) for member in members]
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self.members)
 
     def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
-        member = self._members[index]
+        member = self.members[index]
         with Path(member.tar).open("rb") as file:
             # A header may claim any size, and Python allocates what it is asked for.
             there = file.seek(0, io.SEEK_END) - member.offset
@@ -52,7 +52,7 @@ class TarImages:
 
     def filename(self, index: int) -> str:
         """The member's path in its tar."""
-        return self._members[index].name
+        return self.members[index].name
 
 
 def members_of(reader: Any, root: str) -> TarImages:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scalenet_cli.bundle.manifest import digest_content
 from tests.cli.finetuning import command, write_ground
 from tests.cli.helpers import DATA, USAGE, Run, read_header, refuse, short, snapshot, write_bundle
 from tests.conftest import PLAN
@@ -229,12 +230,39 @@ def test_damaged_run(
     refuse_resume(run, ground, copy, code=code, says=says)
 
 
+def without_digests(run: Path) -> None:
+    """The run as an earlier version left it."""
+    record = json.loads((run / "run.json").read_text())
+    for key in ("digest", "recipe"):
+        del record[key]
+    (run / "run.json").write_text(json.dumps(record))
+    path = state_of(run) / "state.json"
+    state = json.loads(path.read_text())
+    del state["digest"]
+    for key in ("metrics_sha256", "bundles"):
+        del state["progress"][key]
+    path.write_text(json.dumps(state))
+
+
 @pytest.mark.parametrize("content", [garbage, huge], ids=short)
 def test_damaged_recipe(
     run: Run, ground: Path, copy: Path, content: Callable[[bytes], bytes]
 ) -> None:
     _write("recipe.yaml", content)(copy)
+    says = ("recipe.yaml is not what the run began with",)
+    refuse_resume(run, ground, copy, code="run-state-damaged", says=says)
+    without_digests(copy)
     refuse_resume(run, ground, copy, status=USAGE, code="plan-unreadable", says=("recipe.yaml",))
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_one_note(
+    run: Run, ground: Path, copy: Path
+) -> None:
+    without_digests(copy)
+    ended = run(*command(ground, copy, *OPTIONS, "--resume"))
+    assert ended.exit_code == 0, ended.stderr
+    assert ended.stderr.count("note: ") == 1
+    assert "note: an earlier version saved the state and gave it no digest" in ended.stderr
 
 
 def test_another_bundle_in_place_of_the_start(
@@ -321,14 +349,16 @@ def test_state_of_another_model(
 
 
 def seal(run: Path, **progress: Any) -> None:
-    """Gives the record the digest of the tensors, as one who knows of it."""
+    """Gives the record its digests and the folder its name, as one who knows of them."""
     state = state_of(run)
     assert read_header(state / "tensors.safetensors")
     record = json.loads((state / "state.json").read_text())
     content = (state / "tensors.safetensors").read_bytes()
     record["sha256"] = hashlib.sha256(content).hexdigest()
     record["progress"].update(progress)
+    record["digest"] = digest_content(record)
     (state / "state.json").write_text(json.dumps(record))
+    state.rename(run / f"state-{max(record['progress']['step'], 0):09d}")
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ OPTIONS: list[tuple[tuple[Any, ...], str, tuple[str, ...]]] = [
     (("--reset-head",), "option", ("--reset-head is for image classifiers",)),
     (("--num-classes", 3), "option", ("--num-classes is for image classifiers",)),
     (("--skip-corrupt",), "option", ("--skip-corrupt is for image classifiers",)),
+    (("--data-digest",), "option", ("--data-digest is for image classifiers",)),
     (("--val-split", "dev"), "data-not-found", ("no dev.jsonl", "train, validation")),
 ]
 

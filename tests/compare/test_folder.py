@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.commands.study.folder import StudyFolder, with_kept_arms
 from scalenet_cli.commands.study.plots import COMPUTE, CURVES, PARAMETERS, draw_plots
 from scalenet_cli.commands.study.results import markdown, spread_over, spread_text
@@ -65,6 +66,7 @@ def test_changed_data_are_noticed_before_anything_is_trained(
     record = copy / "cells" / "swa" / "seed-0" / "run.json"
     entries = json.loads(record.read_text())
     entries[split]["digest"] = "0" * 64
+    entries["digest"] = digest_content(entries)
     record.write_text(json.dumps(entries))
     if not finished:
         (copy / "cells" / "swa" / "seed-0.json").unlink()

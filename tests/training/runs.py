@@ -136,6 +136,17 @@ class InterruptAt:
             raise Interrupted
 
 
+class Listener(InterruptAt):
+    """Keeps what is said; the run goes to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -58,7 +58,7 @@ def test_tars_and_folders_hold_the_same_samples(folder: Path, tmp_path: Path) ->
 def test_a_tar_that_ends_early_has_a_damaged_last_image(folder: Path, tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "val.tar", folder / "val")
     whole = open_split(DataOptions(str(tar)), "validation")
-    last = max(whole.source._members, key=lambda member: member.offset)
+    last = max(whole.source.members, key=lambda member: member.offset)
     tar.write_bytes(tar.read_bytes()[: last.offset + 20])
     with pytest.raises((OSError, SyntaxError)):
         samples_of(whole)

@@ -17,7 +17,7 @@ def require_same_data(
 
     Raises:
         RunDiffers: names the cells that have others.
-        NotARun: a finished cell has no run.
+        NotARun, RunStateDamaged: a finished cell has no run, or one with a damaged record.
     """
     others = []
     for cell in cells:
