@@ -19,7 +19,8 @@ ScalenetError
 |   `-- CannotFold
 |-- BundleError         exit 3: our own folder
 |   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe
-|   `-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch, OutputUnwritable
+|   |-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, SourceMismatch
+|   `-- OutputUnwritable, OutputInUse
 |-- DataError           exit 3: images and labels
 |   `-- DataNotFound, DataUnreadable, ImageUnreadable, ClassesDiffer, TargetOutOfRange, NoBatch
 |-- TrainingError       exit 3: a run that cannot go on
@@ -356,6 +357,12 @@ class OutputUnwritable(BundleError):
     """The output cannot be written: no permission, no space, no folder."""
 
     code = "output-unwritable"
+
+
+class OutputInUse(BundleError):
+    """Another command is writing to the output."""
+
+    code = "output-in-use"
 
 
 class DataError(ScalenetError):

@@ -13,7 +13,6 @@ from typing import Final, final
 
 from scalenet_cli.commands.study.cells import CellOptions, run_cell
 from scalenet_cli.commands.study.folder import Cell, StudyFolder
-from scalenet_cli.commands.study.lock import working_along
 from scalenet_cli.commands.study.signals import Requests
 from scalenet_cli.errors import ScalenetError, StoppedOnRequest
 from scalenet_cli.training.loop import Reporter
@@ -80,9 +79,8 @@ def work(setting: Setting, connection: Connection) -> None:
     # Ctrl-C reaches the parent as well, which has something to say about it.
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         try:
-            with working_along(setting.folder.path):
-                follow_parent()
-                _work(setting, connection)
+            follow_parent()
+            _work(setting, connection)
         except ScalenetError as error:
             connection.send(error)
 
