@@ -11,6 +11,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Final, final
 
+from scalenet_cli.commands.streams import guard_streams, outlive_readers
 from scalenet_cli.commands.study.cells import CellOptions, run_cell
 from scalenet_cli.commands.study.folder import Cell, StudyFolder
 from scalenet_cli.commands.study.signals import Requests
@@ -76,6 +77,8 @@ def work(setting: Setting, connection: Connection) -> None:
 
     It hears of cells, and of None when there are no more.
     """
+    guard_streams()
+    outlive_readers()
     # Ctrl-C reaches the parent as well, which has something to say about it.
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         try:
