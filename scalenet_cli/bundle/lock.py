@@ -120,7 +120,7 @@ def _acquire(path: Path, folder: Path, made: list[Path]) -> int:
             os.close(descriptor)
     except OSError as error:
         raise OutputUnwritable(
-            f"its lock {path} cannot be written: {error.strerror}", where=str(folder)
+            f"its lock {path} cannot be made: {error.strerror}", where=str(folder)
         ) from None
 
 

@@ -33,8 +33,8 @@ def refuse(*_):
 if "without" in sys.argv:
     fcntl.flock = refuse
 with sole_writer(Path(sys.argv[1])):
-    child = os.fork() if "forks" in sys.argv else 1
-    print(child or os.getpid(), flush=True) if child else None
+    if "forks" not in sys.argv or os.fork() == 0:
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 
@@ -142,6 +142,48 @@ def test_all_threads_that_race_have_their_turn_alone(tmp_path: Path, has_locks: 
         thread.join()
     assert turns == [80]
     assert list(tmp_path.iterdir()) == []
+
+
+def before_first_call(
+    monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object]
+) -> None:
+    """Another process is faster: it does something right before a function is first called."""
+    original, waiting = getattr(lock, name), [work]
+
+    def function(*arguments: Any) -> Any:
+        if waiting:
+            waiting.pop()()
+        return original(*arguments)
+
+    monkeypatch.setattr(lock, name, function)
+
+
+def test_a_lock_that_its_owner_removes_after_it_was_opened_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = left_behind(tmp_path / "run", pid=2**22 + 1)
+    before_first_call(monkeypatch, "_lock", path.unlink)
+    with sole_writer(tmp_path / "run"):
+        held = Holder.parse(path.read_bytes())
+        assert held is not None
+        assert held.pid == os.getpid()
+
+
+def test_of_two_that_find_a_dead_holder_the_slower_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(monkeypatch)
+    path = left_behind(tmp_path / "run", pid=2**22 + 1)
+    before_first_call(monkeypatch, "_remove", lambda: left_behind(tmp_path / "run"))
+    with (
+        pytest.raises(OutputInUse, match=f"process {os.getppid()} "),
+        sole_writer(tmp_path / "run"),
+    ):
+        pass
+    held = Holder.parse(path.read_bytes())
+    assert held is not None
+    assert held.pid == os.getppid()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_link_to_the_folder_is_no_way_around(tmp_path: Path) -> None:

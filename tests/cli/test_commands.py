@@ -147,17 +147,6 @@ def test_quickstart_replaces_nothing_else(run: Run, tmp_path: Path) -> None:
     assert (other / "thesis.txt").read_text() == "weeks of work"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    code = "import sys; from scalenet_cli.cli.app import main; sys.argv[1:] = ['recipes']; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    _, error = process.communicate(timeout=60)
-    assert error == b""
-
-
 EXIT = """
 import atexit, sys
 from scalenet_cli.cli import app as cli
