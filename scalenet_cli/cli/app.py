@@ -26,7 +26,12 @@ from scalenet_cli.cli import (
     recipes,
     verify,
 )
-from scalenet_cli.commands.streams import guard_streams, lost_output, output_failure
+from scalenet_cli.commands.streams import (
+    guard_streams,
+    lost_output,
+    output_failure,
+    stopped_by_output,
+)
 from scalenet_cli.errors import ScalenetError, SystemFailure
 
 EXIT_INTERRUPTED = 130
@@ -47,7 +52,7 @@ class ReportingGroup(TyperGroup):
             typer.echo(f"interrupted: {str(interrupt) or 'nothing was changed'}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except OSError as error:
-            if lost_output() is not None:
+            if stopped_by_output():
                 raise  # main says what that means
             where = None if error.filename is None else str(error.filename)
             typer.echo(str(SystemFailure(error.strerror or str(error), where=where)), err=True)
@@ -172,7 +177,7 @@ def main() -> None:
     except SystemExit as leaving:
         sys.exit(_settled(_status(leaving)))
     except OSError:
-        if lost_output() is None:
+        if not stopped_by_output():
             raise
         sys.exit(_settled(1))
     finally:

@@ -91,6 +91,11 @@ def outlive_readers() -> None:
         _stdout.raises = False
 
 
+def stopped_by_output() -> bool:
+    """Whether an error of stdout was raised, which ends the making of a result."""
+    return _stdout is not None and _stdout.raises and _stdout.failure not in (None, _CLOSED)
+
+
 def lost_output() -> Loss | None:
     """What became of the result on stdout; None where it was written, or a folder is the result."""
     if _stdout is None:

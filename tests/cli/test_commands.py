@@ -187,6 +187,25 @@ def test_output_that_cannot_be_written_at_the_end_is_no_success() -> None:
         assert subprocess.run([sys.executable, "-c", code], stdout=full, timeout=60).returncode
 
 
+def test_a_lost_stdout_hides_no_other_error() -> None:
+    code = (
+        "import sys; from scalenet_cli.cli import app as cli\n"
+        "from scalenet_cli.commands.streams import outlive_readers\n"
+        "def app():\n"
+        "    outlive_readers()\n"
+        "    print('the disk is full', flush=True)\n"
+        "    open('no such file')\n"
+        "cli.app = app\n"
+        "cli.script()\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("No such file or directory: 'no such file'\n")
+
+
 def test_a_fork_may_end_as_a_program_does() -> None:
     code = (
         "import os, sys; from scalenet_cli.cli import app as cli\n"

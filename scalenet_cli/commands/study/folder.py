@@ -12,13 +12,7 @@ from scalenet_cli.bundle.lock import INSIDE, sole_writer
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.bundle.staging import fsync_path
 from scalenet_cli.commands.study.arms import Arm
-from scalenet_cli.errors import (
-    OutputExists,
-    OutputInUse,
-    OutputUnwritable,
-    RunDiffers,
-    RunStateDamaged,
-)
+from scalenet_cli.errors import OutputExists, OutputUnwritable, RunDiffers, RunStateDamaged
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.training.run_folder import RunFolder
 
@@ -113,12 +107,8 @@ def require_idle(folder: StudyFolder) -> None:
     """
     for arm, cells in _cells(folder.path):
         for name in cells:
-            try:
-                with sole_writer(folder.path / "cells" / arm / name):
-                    pass
-            except OutputInUse as error:
-                error.hint = "what a killed command left behind saves its state: wait a minute"
-                raise
+            with sole_writer(folder.path / "cells" / arm / name):
+                pass
 
 
 def require_same(folder: StudyFolder, new: dict[str, Any]) -> tuple[str, ...]:
