@@ -21,7 +21,7 @@ ScalenetError
 |-- BundleError         exit 3: our own folder
 |   |-- NotABundle, BundleFormatUnknown, ManifestUnreadable, BundlePathUnsafe, BundleNotFinite
 |   |-- BundleFileMissing, BundleDigestMismatch, BundleTieBroken, BundleExchanged
-|   `-- SourceMismatch, OutputUnwritable
+|   `-- SourceMismatch, OutputUnwritable, OutputInUse
 |-- DataError           exit 3: images and labels
 |   `-- DataNotFound, DataUnreadable, ImageUnreadable, ClassesDiffer, TargetOutOfRange, NoBatch
 |-- TrainingError       exit 3: a run that cannot go on
@@ -390,6 +390,12 @@ class OutputUnwritable(BundleError):
     """The output cannot be written: no permission, no space, no folder."""
 
     code = "output-unwritable"
+
+
+class OutputInUse(BundleError):
+    """Another command is writing to the output."""
+
+    code = "output-in-use"
 
 
 class DataError(ScalenetError):

@@ -4,7 +4,6 @@ import atexit
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
@@ -27,15 +26,16 @@ from scalenet_cli.cli import (
     recipes,
     verify,
 )
+from scalenet_cli.commands.streams import (
+    guard_streams,
+    lost_output,
+    output_failure,
+    stopped_by_output,
+)
 from scalenet_cli.errors import ScalenetError, SystemFailure
 
 EXIT_INTERRUPTED = 130
-
-
-def _drop_stdout() -> None:
-    """What is still buffered cannot be written: without this Python complains at exit."""
-    with suppress(OSError, ValueError):  # stdout may be closed, or no file at all
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+EXIT_NO_READER = 141  # 128 + SIGPIPE: what a shell says of a program that its reader has left
 
 
 class ReportingGroup(TyperGroup):
@@ -51,14 +51,11 @@ class ReportingGroup(TyperGroup):
         except KeyboardInterrupt as interrupt:
             typer.echo(f"interrupted: {str(interrupt) or 'nothing was changed'}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        except BrokenPipeError:
-            # The reader, such as `head`, has enough; Python would complain once more at exit.
-            _drop_stdout()
-            raise typer.Exit(0) from None
         except OSError as error:
+            if stopped_by_output():
+                raise  # main says what that means
             where = None if error.filename is None else str(error.filename)
             typer.echo(str(SystemFailure(error.strerror or str(error), where=where)), err=True)
-            _drop_stdout()
             raise typer.Exit(SystemFailure.exit_code) from None
 
 
@@ -129,8 +126,25 @@ class _QuickEnd:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         except (OSError, ValueError):
-            return  # Python reports it
-        os._exit(self.status)
+            if lost_output() is None:
+                return  # Python reports it
+        # Libraries may have written at the exit.
+        os._exit(self.status or _settled(self.status))
+
+
+def _settled(status: int) -> int:
+    """The exit status, which is not 0 where the result on stdout was lost.
+
+    Of an error that is more than that, and was told, the status stays.
+    """
+    loss = lost_output()
+    if loss is None or status not in (0, 1):
+        return status
+    if loss == "reader":  # such as `head`, which has enough
+        return EXIT_NO_READER
+    failure = SystemFailure(f"the result cannot be written: {output_failure()}", where="stdout")
+    typer.echo(str(failure), err=True)
+    return failure.exit_code
 
 
 def script() -> None:
@@ -139,12 +153,17 @@ def script() -> None:
     try:
         main()
     except SystemExit as leaving:
-        end.status = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+        end.status = _status(leaving)
         raise
+
+
+def _status(leaving: SystemExit) -> int:
+    return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
 
 
 def main() -> None:
     """The command line, from ``sys.argv`` to SystemExit."""
+    guard_streams()
     signal.signal(signal.SIGTERM, _stop)
     # Windows has no SIGHUP; nohup has it ignored, and so it stays.
     hang_up = signal.Signals.__members__.get("SIGHUP")
@@ -155,6 +174,12 @@ def main() -> None:
             app()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as leaving:
+        sys.exit(_settled(_status(leaving)))
+    except OSError:
+        if not stopped_by_output():
+            raise
+        sys.exit(_settled(1))
     finally:
         # torchrun ends ranks that are ending already: raised at exit it would be a traceback.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

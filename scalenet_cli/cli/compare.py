@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from scalenet_cli.cli.options import Json
+from scalenet_cli.commands.streams import outlive_readers
 
 
 def compare(
@@ -44,6 +45,8 @@ def compare(
 
     The same command goes on with what is not finished.
     """
+    if not dry_run:
+        outlive_readers()
     from scalenet_cli.cli import render
     from scalenet_cli.cli.compare_table import StudyProgress, show
     from scalenet_cli.commands.compare import CompareOptions

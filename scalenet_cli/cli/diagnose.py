@@ -16,6 +16,7 @@ from scalenet_cli.cli.options import (
     preprocessing,
     source_options,
 )
+from scalenet_cli.commands.streams import outlive_readers
 
 
 def diagnose(
@@ -111,6 +112,7 @@ def diagnose(
     Numbers, plots and a page go to OUT. TARGET may also be a run's folder, of which the best bundle
     is taken. Nothing is trained.
     """
+    outlive_readers()
     from scalenet_cli.cli import diagnose_table, render
     from scalenet_cli.cli.progress import bars
     from scalenet_cli.commands.diagnose import DiagnoseOptions

@@ -14,6 +14,7 @@ from scalenet_cli.cli.options import (
     Strict,
     source_options,
 )
+from scalenet_cli.commands.streams import outlive_readers
 
 
 def expand(
@@ -36,6 +37,8 @@ def expand(
     as_json: Json = False,
 ) -> None:
     """Make a bundle: the checkpoint's tensors, and what every extra block instance owns."""
+    if not dry_run:
+        outlive_readers()
     from scalenet_cli.cli import render
     from scalenet_cli.commands.expand import expand_checkpoint
 

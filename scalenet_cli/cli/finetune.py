@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from scalenet_cli.cli.options import Bundle, Json
+from scalenet_cli.commands.streams import outlive_readers
 
 DataDir = Annotated[
     str,
@@ -191,6 +192,7 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Train a bundle's model: the paper's recipe by default, each value a flag or --set."""
+    outlive_readers()
     flags: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from scalenet_cli.cli.options import Json
+from scalenet_cli.commands.streams import outlive_readers
 
 
 def quickstart(
@@ -17,6 +18,7 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """Expand, finetune, evaluate a small real checkpoint that ships with scalenet. Offline."""
+    outlive_readers()
     from scalenet_cli.cli import render
     from scalenet_cli.cli.progress import TerminalReporter
     from scalenet_cli.commands.quickstart import quickstart as run

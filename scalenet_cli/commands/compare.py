@@ -7,6 +7,7 @@ from typing import Any, Protocol, final
 
 import yaml
 
+from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.study.arms import Arm, ArmBuilder, ArmCost
 from scalenet_cli.commands.study.cells import CellOptions
@@ -20,12 +21,12 @@ from scalenet_cli.commands.study.folder import (
     STUDY,
     Cell,
     StudyFolder,
+    require_idle,
     require_same,
     resolved,
     with_kept_arms,
 )
 from scalenet_cli.commands.study.jobs import choose_devices, run_in_turn, run_side_by_side
-from scalenet_cli.commands.study.lock import working_alone
 from scalenet_cli.commands.study.pace import StudyReporter
 from scalenet_cli.commands.study.plots import draw_plots
 from scalenet_cli.commands.study.results import StudyResults, gather, write_results
@@ -112,7 +113,8 @@ def compare(
         PlanError: the study, with file and line; an arm does not fit the source.
         CheckpointError, DataError, OptionError: source, data or an option cannot be used.
         OutputExists, RunDiffers: the output is something else, or its cells no longer apply.
-        OutputUnwritable: no permission, no room, or another command is at work there.
+        OutputUnwritable: no permission, or no room.
+        OutputInUse: another command is writing there.
         StoppedOnRequest: a signal; the state was saved, and the same command goes on.
     """
     options, reporter = options or CompareOptions(), reporter or Silent()
@@ -126,7 +128,8 @@ def compare(
         return report
     cells = _cells(document, planned.arms, options.only)
     devices = _devices(folder, cells, options)
-    with working_alone(folder.path):
+    with sole_writer(folder.path, in_place=True):
+        require_idle(folder)
         # Once more: another command may have ended between.
         _require_same(folder, document, planned)
         reporter.planned(report)

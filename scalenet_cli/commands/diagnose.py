@@ -1,10 +1,12 @@
 """``scalenet diagnose``."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import bundle_folder, is_bundle
 from scalenet_cli.commands.diagnosis.folder import check_report_output, write_report
 from scalenet_cli.commands.diagnosis.report import DiagnoseReport
@@ -100,10 +102,11 @@ def diagnose(
     work = _plan(str(target), data, against, how, options)
     from scalenet_cli.commands.diagnosis.session import run_diagnosis
 
-    report = run_diagnosis(work, progress)
-    if output is None:
-        return report
-    return write_report(report, Path(output), force=force)
+    with nullcontext() if output is None else sole_writer(Path(output)):
+        report = run_diagnosis(work, progress)
+        if output is None:
+            return report
+        return write_report(report, Path(output), force=force)
 
 
 def _plan(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scalenet_cli import __version__
 from scalenet_cli.bundle.background import background_writer
+from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.manifest import (
     FileEntry,
     Manifest,
@@ -101,7 +102,7 @@ def expand_checkpoint(
         planned = plan_surgery(source, document, options, checkpoint)
         return _report(planned, source, output, written=False)
     check_space(output, source.num_bytes + _MARGIN_BYTES)
-    with staged_folder(output, force=force) as folder:
+    with sole_writer(output), staged_folder(output, force=force) as folder:
         report = _write(folder, checkpoint, source, document, options, output)
         if strict and report.non_finite:
             raise SourceNotFinite(

@@ -1,10 +1,11 @@
 """``scalenet finetune``: trains a bundle's model; what comes out is a run with bundles in it."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.finetune_setup import FinetuneOptions, Setup, set_up, tool_name
@@ -65,6 +66,7 @@ def finetune(
 
     Raises:
         RunExists, RunDiffers, NotARun: the output cannot be used.
+        OutputInUse: another command is writing there.
         DataError: the data cannot be used, or do not fit the model.
         StoppedOnRequest: a signal ended it; its state was saved.
         OptionError: among others, where a batch does not fit into the memory.
@@ -72,14 +74,24 @@ def finetune(
     """
     options, reporter = options or FinetuneOptions(), reporter or Quiet()
     devices = open_devices(options.device)
+    folder = RunFolder(Path(output))
     try:
-        with explained(memory=_MEMORY_HINT, worker=_WORKER_HINT):
-            return _finetune(bundle, data, RunFolder(Path(output)), options, devices, reporter)
+        with ExitStack() as held, explained(memory=_MEMORY_HINT, worker=_WORKER_HINT):
+            devices.first(lambda: held.enter_context(_alone(folder, resume=options.resume)))
+            return _finetune(bundle, data, folder, options, devices, reporter)
     except (LossNotFinite, StoppedOnRequest) as error:
         if devices.is_main:
             raise
         # Every rank fails alike here; it is told once.
         raise SystemExit(error.exit_code) from None
+
+
+def _alone(folder: RunFolder, *, resume: bool) -> AbstractContextManager[None]:
+    """The lock of a run, where one may be made or resumed."""
+    going_on = resume and folder.exists()
+    if not going_on:
+        folder.require_absent()
+    return sole_writer(folder.path, in_place=going_on)
 
 
 def _finetune(

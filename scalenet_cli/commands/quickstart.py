@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import is_bundle, read_manifest
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
 from scalenet_cli.commands.count import count_params, flops
@@ -53,11 +54,21 @@ def quickstart(
 
     Raises:
         OutputExists: something else is there.
+        OutputInUse: another command is writing there.
     """
     output = Path(output)
+    _require_own(output)
+    with sole_writer(output):
+        return _quickstart(output, max_steps, reporter)
+
+
+def _quickstart(
+    output: Path, max_steps: int | None, reporter: "Reporter | None"
+) -> QuickstartReport:
     shipped = recipes_folder() / "quickstart"
     checkpoint = shipped / CHECKPOINT
-    _remove_earlier(output)
+    if _require_own(output):
+        shutil.rmtree(output)
     run, evaluated = _train(checkpoint, shipped / DATA, output, max_steps, reporter)
     from scalenet_cli.training.curves import read_metrics
 
@@ -113,14 +124,14 @@ def _train(
     return run, evaluated
 
 
-def _remove_earlier(output: Path) -> None:
-    """Only a run of its own is replaced without being asked to.
+def _require_own(output: Path) -> bool:
+    """Only a run of its own is replaced without being asked to; whether there is one.
 
     Raises:
         OutputExists: something else is there.
     """
     if not output.exists() and not output.is_symlink():
-        return
+        return False
     start = output / "start"
     ours = False
     if is_bundle(start) and not output.is_symlink():
@@ -134,4 +145,4 @@ def _remove_earlier(output: Path) -> None:
             where=str(output),
             hint="choose another -o",
         )
-    shutil.rmtree(output)
+    return True

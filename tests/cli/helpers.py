@@ -4,8 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from typer.testing import Result
 
 from scalenet_cli import SourceOptions, expand_checkpoint, load, verify
+from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.errors import ScalenetError
 from tests.conftest import PLAN
@@ -89,6 +92,26 @@ def snapshot(folder: Path) -> dict[str, object]:
         else "folder"
         for path in sorted(folder.rglob("*"))
     }
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Another command is writing to the folder: here, another thread."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sole_writer(folder):
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def child(

@@ -16,8 +16,9 @@ import pytest
 
 from scalenet_cli import load
 from tests.cli.finetuning import command, without, write_ground
-from tests.cli.helpers import DATA, snapshot
+from tests.cli.helpers import DATA, in_use, snapshot
 from tests.training.children import free_port
+from tests.training.runs import contents
 
 SECONDS = 120
 MINUTE = 60
@@ -154,3 +155,90 @@ def test_any_number_of_workers_gives_the_same_run(
             assert ended.returncode == 0, ended.stderr
         results.append(snapshot(run / "last"))
     assert results[0] == results[1]
+
+
+def program(*arguments: object) -> list[str]:
+    """The command line as a process."""
+    return [sys.executable, "-m", "scalenet_cli", *map(str, arguments)]
+
+
+def only_head(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """``2>&1 | head -1``, and the status of what comes before it."""
+    script = '"$0" "$@" 2>&1 | head -1; exit "${PIPESTATUS[0]}"'
+    return subprocess.run(
+        ["bash", "-c", script, *command], capture_output=True, text=True, timeout=SECONDS,
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_of_which_only_the_first_line_is_read(
+    ground: Path, tmp_path: Path, ranks: int
+) -> None:
+    arguments = command(ground, tmp_path / "run", "--save-steps", 1)
+    line = program(*arguments) if ranks == 1 else torchrun(*arguments)
+    ended = only_head(line, tmp_path)
+    assert ended.returncode == 0, ended.stdout
+    assert len(ended.stdout.splitlines()) == 1
+    assert (tmp_path / "run" / "state-000000002").is_dir()
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_of_two_trainers_at_once_one_trains(ground: Path, tmp_path: Path) -> None:
+    """Started new, and resumed after kill -9; the result is that of one alone."""
+    arguments = (*command(ground, tmp_path / "run", "--save-steps", 1), "--resume")
+    alone = command(ground, tmp_path / "alone", "--save-steps", 1)
+    subprocess.run(program(*alone), check=True, capture_output=True, timeout=SECONDS)
+    long = (*without("--max-steps", "--epochs"), *MANY)
+    endless = ("finetune", ground / "out", "--data", ground / "data", "-o", tmp_path / "run", *long)
+    killed = subprocess.Popen(program(*endless), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + SECONDS
+    while not list((tmp_path / "run").glob("state-*")):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    before = snapshot(tmp_path / "run" / "start")
+    second = subprocess.run(
+        program(*endless, "--resume"), capture_output=True, text=True, timeout=SECONDS
+    )
+    assert killed.poll() is None, "the first one was disturbed"
+    killed.kill()
+    killed.wait()
+    assert second.returncode == DATA
+    assert f"error[output-in-use]: another command is writing there: process {killed.pid} on" in (
+        second.stderr
+    )
+    assert snapshot(tmp_path / "run" / "start") == before
+    resumed = subprocess.Popen(program(*endless, "--resume"), stderr=subprocess.DEVNULL)
+    newest = max((tmp_path / "run").glob("state-*"))
+    while newest.exists():
+        assert resumed.poll() is None, "a killed one holds nothing"
+        time.sleep(0.05)
+    resumed.terminate()
+    assert resumed.wait(timeout=SECONDS) == 5
+    shutil.rmtree(tmp_path / "run")
+    for _ in range(3):
+        racing = [
+            subprocess.Popen(program(*arguments), stderr=subprocess.PIPE, text=True)
+            for _ in range(3)
+        ]
+        told = [process.communicate(timeout=SECONDS)[1] for process in racing]
+        for process, text in zip(racing, told, strict=True):
+            assert process.returncode in (0, DATA), text
+            assert process.returncode == 0 or "error[output-in-use]" in text
+        assert 0 in [process.returncode for process in racing]
+    assert contents(tmp_path / "run") == contents(tmp_path / "alone")
+    assert {path.name for path in tmp_path.iterdir()} == {"alone", "run"}
+
+
+def test_all_ranks_end_where_another_command_trains(ground: Path, tmp_path: Path) -> None:
+    arguments = (*command(ground, tmp_path / "run", "--save-steps", 1), "--resume")
+    with in_use(tmp_path / "run"):
+        ended = subprocess.run(
+            torchrun(*arguments), capture_output=True, text=True, timeout=SECONDS,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert not (tmp_path / "run").exists()
+    assert ended.returncode != 0
+    assert ended.stderr.count("error[output-in-use]") == 1, ended.stderr
+    assert "scalenet_cli/" not in ended.stderr, "a traceback of ours"

@@ -13,7 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from scalenet_cli.bundle.manifest import digest_content
 from tests.cli.finetuning import command, write_ground
-from tests.cli.helpers import DATA, USAGE, Run, read_header, refuse, short, snapshot, write_bundle
+from tests.cli.helpers import (
+    DATA,
+    USAGE,
+    Run,
+    in_use,
+    read_header,
+    refuse,
+    short,
+    snapshot,
+    write_bundle,
+)
 from tests.conftest import PLAN
 from tests.training.runs import contents
 
@@ -53,6 +63,22 @@ def refuse_resume(
     arguments = command(ground, copy, *OPTIONS, "--resume", *options, data=data)
     says = (*says, f"where: {copy}")
     refuse(run, copy, *arguments, status=status, code=code, says=says)
+
+
+@pytest.mark.parametrize(
+    "new", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["resumed", "new"]
+)
+def test_of_two_trainers_the_second_is_refused(
+    run: Run, ground: Path, copy: Path, new: bool
+) -> None:
+    folder = copy.parent / "new" if new else copy
+    arguments = command(ground, folder, *OPTIONS, "--resume")
+    says = ("another command is writing there: process ", f"where: {folder}")
+    with in_use(folder):
+        refuse(run, copy.parent, *arguments, status=DATA, code="output-in-use", says=says)
+    assert run(*arguments).exit_code == 0
+    assert contents(folder) == contents(copy)
+    assert {path.name for path in copy.parent.iterdir()} == {"run", folder.name}
 
 
 def test_a_finished_run_is_reported_again(run: Run, ground: Path, copy: Path) -> None:

@@ -285,30 +285,89 @@ def test_a_small_a_full_and_a_read_only_disk(
         assert words in ended.stderr
 
 
-@pytest.mark.parametrize("command", ["recipes", "check", "count-params"])
-@pytest.mark.parametrize("full", [False, True], ids=["closed", "full"])
-def test_a_reader_that_went_away_is_no_traceback(
-    work: Path, whole: Path, command: str, full: bool
-) -> None:
-    if full and not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    target = {"recipes": (), "check": (work / "plan.yaml",)}.get(command, (whole,))
-    reading, pipe = os.pipe()
+NOBODY = {
+    "reader": (141, ""),
+    "full": (3, "No space left on device"),
+    "closed": (3, "stdout is closed"),
+}
+
+
+def nobody_reads(how: str) -> "int | None":
+    """A stdout that nobody reads; None where it is closed."""
+    if how == "closed":
+        return None
+    if how == "full":
+        return os.open("/dev/full", os.O_WRONLY)
+    reading, writing = os.pipe()
     os.close(reading)
-    if full:
-        os.close(pipe)
-        pipe = os.open("/dev/full", os.O_WRONLY)
+    return writing
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        ("count-params", "reader"),
+        ("--version", "full"),
+        ("check", "closed"),
+        *(
+            pytest.param(command, how, marks=pytest.mark.slow)
+            for command in ("--help", "recipes", "check", "count-params", "expand")
+            for how in NOBODY
+        ),
+    ],
+)
+def test_a_result_that_nobody_gets_is_no_success(
+    work: Path, whole: Path, command: str, how: str
+) -> None:
+    targets: dict[str, tuple[object, ...]] = {
+        "check": (work / "plan.yaml",),
+        "count-params": (whole,),
+        "expand": (work / "llama", "--plan", work / "plan.yaml", "-o", work / "out", "--dry-run"),
+    }
+    arguments = [sys.executable, "-m", "scalenet_cli", command, *map(str, targets.get(command, ()))]
+    stdout = nobody_reads(how)
+    if stdout is None:
+        arguments = ["sh", "-c", 'exec "$0" "$@" >&-', *arguments]
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", "scalenet_cli", command, *map(str, target)], stdout=pipe,
-            stderr=subprocess.PIPE, text=True, timeout=SECONDS,
-        )  # fmt: skip
+            arguments, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=SECONDS
+        )
     finally:
-        os.close(pipe)
+        if stdout is not None:
+            os.close(stdout)
+    status, says = NOBODY[how]
     assert "Traceback" not in ended.stderr
     assert "Exception ignored" not in ended.stderr
-    if full:
-        assert ended.returncode != 0
-        assert "No space left" in ended.stderr
-    else:
-        assert (ended.returncode, NOTE.sub("", ended.stderr)) == (0, "")
+    assert ended.returncode == status
+    told = [line for line in ended.stderr.splitlines() if line.startswith("error[")]
+    assert told == ([f"error[system]: the result cannot be written: {says}"] if says else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["reader", "full", "closed"])
+def test_a_bundle_is_written_whoever_reads_of_it(work: Path, whole: Path, how: str) -> None:
+    arguments = [sys.executable, "-m", "scalenet_cli", *map(str, expand(work))]
+    script = {
+        "reader": '"$0" "$@" 2>&1 | true; exit "${PIPESTATUS[0]}"',
+        "full": 'exec "$0" "$@" 2> /dev/full',
+        "closed": 'exec "$0" "$@" >&- 2>&-',
+    }[how]
+    ended = subprocess.run(["bash", "-c", script, *arguments], capture_output=True, timeout=SECONDS)
+    assert ended.returncode == 0, ended.stderr
+    assert snapshot(work / "out") == snapshot(whole)
+
+
+@pytest.mark.slow
+def test_expansions_that_race_leave_one_whole_bundle(work: Path, whole: Path) -> None:
+    shutil.copytree(whole, work / "out")
+    for _ in range(3):
+        processes = [start(*expand(work, "--force")) for _ in range(4)]
+        told = [process.communicate(timeout=SECONDS)[1] for process in processes]
+        statuses = [process.returncode for process in processes]
+        assert 0 in statuses
+        assert set(statuses) <= {0, DATA}
+        for status, text in zip(statuses, told, strict=True):
+            assert status == 0 or "error[output-in-use]: another command is writing there" in text
+        assert snapshot(work / "out") == snapshot(whole)
+        assert sorted(path.name for path in work.iterdir()) == ["llama", "out", "plan.yaml"]

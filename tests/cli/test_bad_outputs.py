@@ -11,7 +11,16 @@ import pytest
 from safetensors.torch import save_file
 
 from scalenet_cli.bundle import staging
-from tests.cli.helpers import DATA, USAGE, Run, refuse, snapshot, tensors_of, write_bundle
+from tests.cli.helpers import (
+    DATA,
+    USAGE,
+    Run,
+    in_use,
+    refuse,
+    snapshot,
+    tensors_of,
+    write_bundle,
+)
 from tests.conftest import PLAN, VIT_OPTIONS
 
 
@@ -95,6 +104,28 @@ def test_force_replaces_a_bundle_and_leaves_nothing_beside_it(
     assert run(*expand(work, "--force")).exit_code == 0
     assert snapshot(work / "out") == snapshot(whole)
     assert sorted(path.name for path in work.iterdir()) == ["out", "plan.yaml", "vit.safetensors"]
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["new", "force"])
+def test_of_two_commands_at_once_the_second_is_refused(
+    run: Run, work: Path, whole: Path, force: bool
+) -> None:
+    arguments = expand(work)
+    if force:
+        _bundle(work / "out", whole)
+        arguments = expand(work, "--force")
+    says = ("another command is writing there: process ", f"where: {work / 'out'}", "hint:  wait")
+    with in_use(work / "out"):
+        refuse(run, work, *arguments, status=DATA, code="output-in-use", says=says)
+    assert run(*arguments).exit_code == 0
+    assert snapshot(work / "out") == snapshot(whole)
+    assert sorted(path.name for path in work.iterdir()) == ["out", "plan.yaml", "vit.safetensors"]
+
+
+def test_of_two_quickstarts_at_once_the_second_is_refused(run: Run, tmp_path: Path) -> None:
+    with in_use(tmp_path / "out"):
+        arguments = ("quickstart", "-o", tmp_path / "out")
+        refuse(run, tmp_path, *arguments, status=DATA, code="output-in-use")
 
 
 def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:

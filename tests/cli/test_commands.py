@@ -147,17 +147,6 @@ def test_quickstart_replaces_nothing_else(run: Run, tmp_path: Path) -> None:
     assert (other / "thesis.txt").read_text() == "weeks of work"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    code = "import sys; from scalenet_cli.cli.app import main; sys.argv[1:] = ['recipes']; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    _, error = process.communicate(timeout=60)
-    assert error == b""
-
-
 EXIT = """
 import atexit, sys
 from scalenet_cli.cli import app as cli
@@ -196,6 +185,25 @@ def test_output_that_cannot_be_written_at_the_end_is_no_success() -> None:
     )
     with Path("/dev/full").open("w") as full:
         assert subprocess.run([sys.executable, "-c", code], stdout=full, timeout=60).returncode
+
+
+def test_a_lost_stdout_hides_no_other_error() -> None:
+    code = (
+        "import sys; from scalenet_cli.cli import app as cli\n"
+        "from scalenet_cli.commands.streams import outlive_readers\n"
+        "def app():\n"
+        "    outlive_readers()\n"
+        "    print('the disk is full', flush=True)\n"
+        "    open('no such file')\n"
+        "cli.app = app\n"
+        "cli.script()\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("No such file or directory: 'no such file'\n")
 
 
 def test_a_fork_may_end_as_a_program_does() -> None:

@@ -20,7 +20,16 @@ from scalenet_cli import SourceOptions, load
 from scalenet_cli.commands.diagnose import DiagnoseOptions, diagnose
 from scalenet_cli.commands.diagnosis.report import DiagnoseReport
 from scalenet_cli.errors import OptionError
-from tests.cli.helpers import DATA, USAGE, Run, change_manifest, refuse, set_entry, snapshot
+from tests.cli.helpers import (
+    DATA,
+    USAGE,
+    Run,
+    change_manifest,
+    in_use,
+    refuse,
+    set_entry,
+    snapshot,
+)
 from tests.images import write_images
 from tests.laws.building import write_source
 from tests.models import tiny_case
@@ -97,6 +106,8 @@ def assert_output_is_kept(run: Run, arguments: tuple[object, ...], output: Path)
     refuse(run, folder, *quick, status=USAGE, code="output-exists", says=says)
     numbers = (output / "report.json").read_bytes()
     with patch("scalenet_cli.commands.diagnosis.plots.draw_plots", write_three):
+        with in_use(output):
+            refuse(run, folder, *quick, "--force", status=DATA, code="output-in-use")
         replaced = run(*quick, "--force")
     assert replaced.exit_code == 0, replaced.stderr
     assert f"written to {output}: report.json, README.md, gradients.png" in replaced.stdout

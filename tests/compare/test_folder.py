@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
 from math import exp
 from pathlib import Path
@@ -14,39 +12,26 @@ from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.commands.study.folder import StudyFolder, with_kept_arms
 from scalenet_cli.commands.study.plots import COMPUTE, CURVES, PARAMETERS, draw_plots
 from scalenet_cli.commands.study.results import markdown, spread_over, spread_text
-from scalenet_cli.errors import DeviceUnavailable, OutputUnwritable, RunDiffers
+from scalenet_cli.errors import DeviceUnavailable, OutputInUse, RunDiffers
+from tests.cli.helpers import in_use, snapshot
 from tests.compare.helpers import NAN, SCALENET, Made, Watch, run_study, without, write_study
-
-HOLD = """
-import sys
-from pathlib import Path
-from scalenet_cli.commands.study import lock
-with getattr(lock, sys.argv[1])(Path(sys.argv[2])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
-@pytest.mark.parametrize(
-    ("held", "says"),
-    [("working_alone", "another command is at work"), ("working_along", "a command that was kill")],
-)
-def test_one_command_at_a_time_and_the_dead_block_nobody(
-    made: Made, tmp_path: Path, held: str, says: str
-) -> None:
+@pytest.mark.parametrize("where", ["", "cells/scalenet/seed-0"], ids=["a-command", "a-worker"])
+def test_one_command_at_a_time(made: Made, tmp_path: Path, where: str) -> None:
     study, out, report, _ = made
     copy = shutil.copytree(out, tmp_path / "out")
-    command = [sys.executable, "-c", HOLD, held, str(copy)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(OutputUnwritable, match=says) as raised:
+    with in_use(copy / where):
+        before = snapshot(copy)
+        with pytest.raises(OutputInUse, match="another command is writing there: ") as raised:
             run_study(study, copy)
-        assert raised.value.hint is not None
+        assert raised.value.where == str(copy / where)
+        assert snapshot(copy) == before
         assert run_study(study, copy, dry_run=True).results is None
-        holder.send_signal(signal.SIGKILL)
     assert run_study(study, copy).results == report.results
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert sorted(path.name for path in copy.iterdir()) == sorted(p.name for p in out.iterdir())
 
 
 def test_a_command_that_was_killed_at_once_blocks_nobody(made: Made, tmp_path: Path) -> None:

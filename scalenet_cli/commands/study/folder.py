@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import yaml
 
+from scalenet_cli.bundle.lock import INSIDE, sole_writer
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.bundle.staging import fsync_path
 from scalenet_cli.commands.study.arms import Arm
-from scalenet_cli.commands.study.lock import LOCKS
 from scalenet_cli.errors import OutputExists, OutputUnwritable, RunDiffers, RunStateDamaged
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.training.run_folder import RunFolder
@@ -99,6 +99,18 @@ class StudyFolder:
         shutil.rmtree(self.path / "bundles", ignore_errors=True)
 
 
+def require_idle(folder: StudyFolder) -> None:
+    """No process that an earlier command left behind is still at work on a cell.
+
+    Raises:
+        OutputInUse: one is.
+    """
+    for arm, cells in _cells(folder.path):
+        for name in cells:
+            with sole_writer(folder.path / "cells" / arm / name):
+                pass
+
+
 def require_same(folder: StudyFolder, new: dict[str, Any]) -> tuple[str, ...]:
     """The cells that there are belong to this study; returns what is left of an earlier one.
 
@@ -163,8 +175,8 @@ def _is_study(path: Path) -> bool:
     """
     if (path / STUDY).is_file():
         return True
-    # A command that was killed before it wrote anything else leaves its locks.
-    empty = path.is_dir() and all(entry.name in LOCKS for entry in path.iterdir())
+    # A command that was killed before it wrote anything else may leave its lock.
+    empty = path.is_dir() and all(entry.name == INSIDE for entry in path.iterdir())
     if empty or not (path.exists() or path.is_symlink()):
         return False
     raise OutputExists(

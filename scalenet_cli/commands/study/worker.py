@@ -11,9 +11,9 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Final, final
 
+from scalenet_cli.commands.streams import guard_streams, outlive_readers
 from scalenet_cli.commands.study.cells import CellOptions, run_cell
 from scalenet_cli.commands.study.folder import Cell, StudyFolder
-from scalenet_cli.commands.study.lock import working_along
 from scalenet_cli.commands.study.signals import Requests
 from scalenet_cli.errors import ScalenetError, StoppedOnRequest
 from scalenet_cli.training.loop import Reporter
@@ -77,12 +77,13 @@ def work(setting: Setting, connection: Connection) -> None:
 
     It hears of cells, and of None when there are no more.
     """
+    guard_streams()
+    outlive_readers()
     # Ctrl-C reaches the parent as well, which has something to say about it.
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         try:
-            with working_along(setting.folder.path):
-                follow_parent()
-                _work(setting, connection)
+            follow_parent()
+            _work(setting, connection)
         except ScalenetError as error:
             connection.send(error)
 
