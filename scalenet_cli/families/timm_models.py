@@ -14,6 +14,7 @@ from timm.layers import DropPath, set_reentrant_ckpt
 from timm.models import is_model_in_modules, list_models
 from timm.models._manipulate import reinit_non_persistent_buffers
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
@@ -24,6 +25,20 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "vit": ("deit", "vision_transformer"),
     "swin": ("swin_transformer",),
 }
+
+# What timm initialises with, all of it in place.
+_VALUES: Final = frozenset(
+    {
+        torch.Tensor.uniform_,
+        torch.Tensor.normal_,
+        torch.Tensor.erfinv_,
+        torch.Tensor.mul_,
+        torch.Tensor.add_,
+        torch.Tensor.clamp_,
+        torch.Tensor.zero_,
+        torch.Tensor.fill_,
+    }
+)
 
 
 def family_of(name: str) -> str | None:
@@ -57,8 +72,28 @@ def known_family(name: str) -> str:
 
 def build_timm(architecture: Architecture) -> nn.Module:
     """The timm model with parameters on the meta device and real buffers; see create_timm."""
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), _WithoutValues():
         return create_timm(architecture)
+
+
+@final
+class _WithoutValues(TorchFunctionMode):
+    """Leaves out what only gives values to tensors that have none.
+
+    On the meta device torch works ``clamp_`` out in Python, so that timm's initialisation took more
+    than half of the time of building a model.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _VALUES and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def create_timm(architecture: Architecture) -> nn.Module:

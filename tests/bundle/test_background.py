@@ -90,7 +90,7 @@ def test_processes_and_threads_write_the_same(source: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "unsafe",
     [
-        "import torch",
+        pytest.param("import torch", marks=pytest.mark.slow),
         "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
         "import multiprocessing; multiprocessing.current_process()._config['daemon'] = True",
     ],

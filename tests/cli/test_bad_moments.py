@@ -126,9 +126,8 @@ main()
 """
 
 
-@pytest.mark.parametrize(
-    "module", ["numpy.linalg", pytest.param("torch.nn", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["numpy.linalg", "torch.nn"])
 def test_ctrl_c_while_a_library_is_imported_leaves_the_old_state(work: Path, module: str) -> None:
     # torch imports numpy and goes on when that fails: half of numpy is worse than none.
     before = snapshot(work)
@@ -205,7 +204,9 @@ def test_ctrl_c_while_a_large_file_is_copied_leaves_the_old_state(work: Path, wh
     assert stderr == "interrupted: nothing was changed\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_polite_end_leaves_the_old_state(work: Path, whole: Path, number: signal.Signals) -> None:
     shutil.copytree(whole, work / "out")
     before = snapshot(work)

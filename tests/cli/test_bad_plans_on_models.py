@@ -45,8 +45,9 @@ def refuse_on(run: Run, folder: Path, plan: Path, model: str, code: str, *says: 
     [
         ("vit", SMALL + "shared: {scope: {stages: [1]}}\n", "5  shared.scope.stages[0]",
          "1 stage (0..0), but the scope names stage 1"),
-        ("swin", SMALL + "shared: {scope: {stages: [0, 2]}}\n", "5  shared.scope.stages[1]",
-         "2 stages (0..1), but the scope names stage 2"),
+        pytest.param(
+            "swin", SMALL + "shared: {scope: {stages: [0, 2]}}\n", "5  shared.scope.stages[1]",
+            "2 stages (0..1), but the scope names stage 2", marks=pytest.mark.slow),
         ("vit", SMALL + "shared:\n  scope:\n    blocks: [0, 99]\n", "7  shared.scope.blocks[1]",
          "3 blocks (0..2), but the scope names block 99"),
         ("swin", SMALL + "shared: {scope: {blocks: [4]}}\n", "5  shared.scope.blocks[0]",
@@ -72,8 +73,10 @@ def test_a_scope_of_stages_or_blocks_that_do_not_exist(
          "has 3 blocks, but the mapping leaves out 1"),
         ("vit", "[0, 0, 1, 2]", "shared: {scope: {blocks: [1]}}\n", "source-missing",
          "2  mapping.sources", "repeats block 0 of stage 0, which is outside shared.scope"),
-        ("swin", "[0, 0, 1, 1]", "shared: {scope: all}\n", "cross-stage-tie",
-         "2  mapping.sources", "scales 2 stages, but mapping.sources has 1 list"),
+        pytest.param(
+            "swin", "[0, 0, 1, 1]", "shared: {scope: all}\n", "cross-stage-tie",
+            "2  mapping.sources", "scales 2 stages, but mapping.sources has 1 list",
+            marks=pytest.mark.slow),
         ("swin", "[[0, 1, 1], [0, 1, 1]]", "", "cross-stage-tie", "2  mapping.sources",
          "scales 1 stage, but mapping.sources has 2 lists"),
         ("swin", "[[0, 1, 1], [0, 2, 1]]", "shared: {scope: all}\n", "source-out-of-range",

@@ -124,7 +124,12 @@ def test_counting_leaves_the_model_as_it_is(case: TinyCase) -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-@every_case
+# By default one of each library's kinds: a plain one, windows, a tied head.
+@pytest.mark.parametrize(
+    "case",
+    [name if name in ("vit", "swin", "llama_tied") else slow(name) for name in ARCHITECTURES],
+    indirect=True,
+)
 @pytest.mark.parametrize("train", [slow(GROUPS), ("norms", "adapters")], ids=["all", "default"])
 def test_a_training_pass_equals_the_real_one(case: TinyCase, train: tuple[Group, ...]) -> None:
     model = expand_module(case.model, make_plan(case), family=case.architecture.family)
