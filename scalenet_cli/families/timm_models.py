@@ -16,7 +16,14 @@ from timm.models._manipulate import reinit_non_persistent_buffers
 from torch import nn
 
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
-from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
+from scalenet_cli.families.base import (
+    Anatomy,
+    Architecture,
+    OuterGroup,
+    RandomInit,
+    StageRef,
+    require_class,
+)
 from scalenet_cli.families.timm_arguments import PREPROCESSING, check_arguments
 from scalenet_cli.plan.layout import Layout
 
@@ -111,6 +118,7 @@ class TimmFamily:
     """A family of timm models; what differs between them is given as functions and a table."""
 
     name: str
+    model_class: type[nn.Module]
     groups: tuple[tuple[str, OuterGroup], ...]
     stages: Callable[[Any], tuple[StageRef, ...]]
     anatomy: Callable[[Any], Anatomy]
@@ -122,6 +130,10 @@ class TimmFamily:
     def task(self) -> Literal["images"]:
         """See Family."""
         return "images"
+
+    def require(self, model: object) -> None:
+        """See Family."""
+        require_class(model, self.model_class, self.name)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """See Family."""
