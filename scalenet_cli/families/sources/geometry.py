@@ -83,7 +83,10 @@ def vit_geometry(checkpoint: Checkpoint) -> Geometry:
     # A classifier may read the class token or the mean: after one norm they look the same.
     open_pooling = pooling.get("global_pool") == "token" and "norm.weight" in shapes
     assumed = ("global_pool",) if open_pooling else ()
-    return Geometry("vit", {**arguments, **head}, head, False, distilled, assumed)
+    heads_known = "blocks.0.attn.q_norm.weight" in shapes
+    if heads_known:
+        arguments["num_heads"] = width // shapes["blocks.0.attn.q_norm.weight"][0] or 1
+    return Geometry("vit", {**arguments, **head}, head, heads_known, distilled, assumed)
 
 
 def _grid(shapes: "_Shapes", patch: int) -> dict[str, Any]:
@@ -146,7 +149,8 @@ def swin_geometry(checkpoint: Checkpoint) -> Geometry:
     ]
     window = (math.isqrt(tables[0][0]) + 1) // 2
     size = window * patch * 2 ** (stages - 1)
-    if "layers.0.blocks.1.attn_mask" in shapes:
+    has_mask = "layers.0.blocks.1.attn_mask" in shapes
+    if has_mask:
         size = math.isqrt(shapes["layers.0.blocks.1.attn_mask"][0]) * window * patch
     hidden = shapes["layers.0.blocks.0.mlp.fc1.weight"][0]
     classifier = "head.fc.weight" if "head.fc.weight" in shapes else "head.weight"
@@ -161,7 +165,8 @@ def swin_geometry(checkpoint: Checkpoint) -> Geometry:
         "window_size": window,
         "mlp_ratio": hidden / width,
     }
-    return Geometry("swin", {**arguments, **head}, head, True)
+    assumed = () if has_mask else ("img_size",)
+    return Geometry("swin", {**arguments, **head}, head, True, assumed=assumed)
 
 
 def _head(classes: int, channels: int) -> dict[str, Any]:
@@ -183,6 +188,7 @@ class _Shapes:
     def __getitem__(self, key: str) -> tuple[int, ...]:
         ranks = {"patch_embed.proj.weight": 4, "pos_embed": 3, "reg_token": 3}
         rank = ranks.get(key, 3 if key.endswith("attn_mask") else 2)
+        rank = 1 if key.endswith("q_norm.weight") else rank
         tensor = self._checkpoint.tensors.get(key)
         if tensor is None or len(tensor.spec.shape) != rank or 0 in tensor.spec.shape:
             found = "is missing" if tensor is None else f"has the shape {tensor.spec.shape}"

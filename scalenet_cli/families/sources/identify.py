@@ -119,7 +119,8 @@ def _generic(
     assumed = tuple(key for key in assumed if key not in arguments)
     note = f"not in timm's registry ({geometry.summary}): built from its shapes"
     if assumed:
-        note += f"; {', '.join(assumed)} are assumed to be timm's defaults"
+        shown = [f"{key} {merged[key]}" if key in geometry.assumed else key for key in assumed]
+        note += f"; {', '.join(shown)} are assumed, as timm's defaults are"
     return fitted.architecture, fitted.model, (note,)
 
 
