@@ -259,7 +259,7 @@ class UnknownArchitecture(CheckpointError):
 
 
 class AmbiguousArchitecture(CheckpointError):
-    """Several architectures fit, and they differ in meaning."""
+    """The file holds several models, or its shapes leave open what a model computes."""
 
     code = "ambiguous-architecture"
 

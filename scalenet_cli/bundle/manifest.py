@@ -53,7 +53,7 @@ class SourceEntry(Strict):
     arguments: dict[str, Any]
     preprocessing: dict[str, Any]
     renamed: dict[str, str] = Field(description="our key -> the checkpoint's key")
-    dropped: tuple[str, ...] = Field(description="buffers that the model derives itself")
+    dropped: tuple[str, ...] = Field(description="derived buffers, and tensors beside the model")
     duplicates: dict[str, str] = Field(description="the checkpoint's key -> our key")
 
 

@@ -22,4 +22,5 @@ def check(
     from scalenet_cli.commands.inspection import check_plan
 
     report = check_plan(plan, against=against, options=source_options(arch, model_kwargs))
+    render.notes(report.notes)
     render.report(report, render.check, as_json=as_json)

@@ -172,9 +172,6 @@ def _write(
         for file in new_files("adapters", owned) if owned else ():
             files[file.name] = write_file(folder, "instances", file)
         files |= carry_files(folder, source.carried)
-        # What cannot be loaded later is refused now, by the name that the user knows.
-        known = source.carried[0].parent if source.carried else folder
-        planned.described.family.finish(planned.described.model, known, files)
         files["plan.yaml"] = write_text(folder, "plan.yaml", document.text)
         card = model_card(source, document.plan, report)
         files["README.md"] = write_text(folder, "README.md", card)

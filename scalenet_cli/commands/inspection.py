@@ -1,13 +1,17 @@
 """``scalenet inspect`` and ``scalenet check``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.bundle.reports import NonFiniteTensor, ParameterReport, Report
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.commands.options import SourceOptions
-from scalenet_cli.plan.load import load_plan
+from scalenet_cli.plan.load import PlanDocument, load_plan
 from scalenet_cli.plan.schema import ExpansionPlan
+
+if TYPE_CHECKING:
+    from scalenet_cli.commands.opening import Described
 
 
 class StageReport(Report):
@@ -44,6 +48,7 @@ class CheckReport(Report):
     blocks: int | None = None
     new_blocks: int | None = None
     stored: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def inspect(
@@ -104,9 +109,8 @@ def check_plan(
     document = load_plan(plan)
     if against is None:
         return CheckReport(plan=document.plan, target=None)
-    from scalenet_cli.commands.opening import describe
-
-    described = describe(against, options or SourceOptions(), document)
+    options = options or SourceOptions()
+    described, notes = _scaled(against, document, options)
     stored = sum(parameter.numel() for parameter in described.model.parameters())
     return CheckReport(
         plan=document.plan,
@@ -114,4 +118,19 @@ def check_plan(
         blocks=described.layout.num_instances,
         new_blocks=described.layout.num_new,
         stored=stored,
+        notes=notes,
     )
+
+
+def _scaled(
+    target: str, document: PlanDocument, options: SourceOptions
+) -> "tuple[Described, tuple[str, ...]]":
+    """The scaled model; of a checkpoint after all that `expand` does before it writes."""
+    from scalenet_cli.commands.opening import describe
+    from scalenet_cli.commands.planning import plan_surgery
+    from scalenet_cli.families.sources import open_source
+
+    if is_bundle(bundle_folder(Path(target))):
+        return describe(target, options, document), ()
+    source = open_source(target, arch=options.arch, arguments=options.model_kwargs, weights=False)
+    return plan_surgery(source, document, options, target).described, source.notes

@@ -192,10 +192,12 @@ def expand_module(
 
     Raises:
         PlanError: the plan does not fit the model.
+        UnknownArchitecture: no such family, or the model is of another one.
     """
     if not isinstance(plan, ExpansionPlan):
         plan = plan_from_dict(plan).plan
     kind = find_family(family)
+    kind.require(model)
     layout = fit_layout(model, plan, kind)
     expansion = expand(model, layout, plan, kind, seed=seed)
     resolve_train(plan, set(expansion.groups.values()))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport
 from scalenet_cli.bundle.tensor_files import ByteSource, Computed
@@ -42,17 +43,24 @@ class PlannedSurgery:
 def plan_surgery(
     source: Source, document: PlanDocument, options: SourceOptions, where: str
 ) -> PlannedSurgery:
-    """Everything about the scaled model but its bytes.
+    """Everything about the scaled model but its bytes: all that can fail before they are written.
+
+    ``expand`` and ``check`` both go through here, so that they cannot disagree.
 
     Raises:
         PlanError: the plan does not fit; with file and line.
         ArchitectureMismatch: the source's tensors are not its architecture's.
+        CheckpointUnreadable: a file beside the weights cannot be used.
+        OptionError: the scaled model's work cannot be counted.
     """
     architecture = source.architecture
     family = find_family(architecture.family)
     base = build_base(architecture, family, source, where)
     described = scale(base, architecture, family, document, source, options.seed)
     assert described.expansion is not None
+    # What cannot be loaded later is refused now, by the name that the user knows.
+    beside = source.carried[0].parent if source.carried else Path()
+    family.finish(described.model, beside, {path.name for path in source.carried})
     size = family.default_input_size(described.model)
     return PlannedSurgery(
         described,

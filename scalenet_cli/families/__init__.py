@@ -21,7 +21,7 @@ def family(name: str) -> Family:
         UnknownArchitecture: no such family.
         MissingExtra: the library it stands on is not installed.
     """
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UnknownArchitecture(
             f"no family is called {name}", hint=f"families: {', '.join(FAMILIES)}"
         )

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from scalenet_cli.errors import UnknownArchitecture
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -82,6 +84,21 @@ class RandomInit:
     norm: float
 
 
+def require_class(model: object, expected: "type[nn.Module]", family: str) -> None:
+    """The model is of a family's class.
+
+    Raises:
+        UnknownArchitecture: it is of another one.
+    """
+    if not isinstance(model, expected):
+        raise UnknownArchitecture(
+            f"the family {family} describes models of the class {expected.__name__}, and this is "
+            f"a {type(model).__name__}",
+            hint="name the family that the model is of, and give the model itself: not what "
+            "DistributedDataParallel, torch.compile or PEFT put around it",
+        )
+
+
 class Family(Protocol):
     """A kind of model: stated facts, never probed ones."""
 
@@ -93,6 +110,10 @@ class Family(Protocol):
     @property
     def task(self) -> Literal["images", "language"]:
         """What its models are trained for."""
+        ...
+
+    def require(self, model: object) -> None:
+        """Refuses a model that the family does not describe, with UnknownArchitecture."""
         ...
 
     def build(self, architecture: Architecture) -> "nn.Module":

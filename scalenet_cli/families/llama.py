@@ -10,9 +10,17 @@ from scalenet_cli.errors import (
     ArchitectureMismatch,
     CheckpointUnreadable,
     MissingExtra,
+    UnknownArchitecture,
     install_hint,
 )
-from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
+from scalenet_cli.families.base import (
+    Anatomy,
+    Architecture,
+    OuterGroup,
+    RandomInit,
+    StageRef,
+    require_class,
+)
 from scalenet_cli.families.decoder_configs import (
     IGNORED_SETTINGS,
     MODEL_TYPES,
@@ -100,6 +108,20 @@ class LlamaFamily:
 
     name = "llama"
     task: Final = "language"
+
+    def require(self, model: object) -> None:
+        """See Family. A class of our table, whatever its config says."""
+        import transformers
+        from transformers import PreTrainedModel
+
+        require_class(model, PreTrainedModel, self.name)
+        names = dict.fromkeys(kind.model_class for kind in MODEL_TYPES.values())
+        if not isinstance(model, tuple(getattr(transformers, name) for name in names)):
+            raise UnknownArchitecture(
+                f"the family {self.name} describes {', '.join(names)}, and this is a "
+                f"{type(model).__name__}",
+                hint="load it as a language model, with AutoModelForCausalLM",
+            )
 
     def build(self, architecture: Architecture) -> "nn.Module":
         """See Family."""

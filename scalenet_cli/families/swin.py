@@ -3,7 +3,7 @@
 from typing import Any, Final, final
 
 import torch
-from timm.models.swin_transformer import WindowAttention
+from timm.models.swin_transformer import SwinTransformer, WindowAttention
 from torch import nn
 
 from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
@@ -91,6 +91,7 @@ def _repair(model: Any, layout: Layout) -> None:
 
 SWIN: Final = TimmFamily(
     name="swin",
+    model_class=SwinTransformer,
     groups=_GROUPS,
     stages=_stages,
     anatomy=_anatomy,

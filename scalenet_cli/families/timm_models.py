@@ -17,7 +17,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
-from scalenet_cli.families.base import Anatomy, Architecture, OuterGroup, RandomInit, StageRef
+from scalenet_cli.families.base import (
+    Anatomy,
+    Architecture,
+    OuterGroup,
+    RandomInit,
+    StageRef,
+    require_class,
+)
 from scalenet_cli.families.timm_arguments import PREPROCESSING, check_arguments
 from scalenet_cli.plan.layout import Layout
 
@@ -146,6 +153,7 @@ class TimmFamily:
     """A family of timm models; what differs between them is given as functions and a table."""
 
     name: str
+    model_class: type[nn.Module]
     groups: tuple[tuple[str, OuterGroup], ...]
     stages: Callable[[Any], tuple[StageRef, ...]]
     anatomy: Callable[[Any], Anatomy]
@@ -157,6 +165,10 @@ class TimmFamily:
     def task(self) -> Literal["images"]:
         """See Family."""
         return "images"
+
+    def require(self, model: object) -> None:
+        """See Family."""
+        require_class(model, self.model_class, self.name)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """See Family."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from timm.models.vision_transformer import ResPostBlock
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
 from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
 from scalenet_cli.families.timm_models import TimmFamily
@@ -67,6 +67,7 @@ def _repair(model: Any, layout: Layout) -> None:
 
 VIT: Final = TimmFamily(
     name="vit",
+    model_class=VisionTransformer,
     groups=_GROUPS,
     stages=_stages,
     anatomy=_anatomy,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -84,6 +84,13 @@ def _imagining(size: int) -> Iterator[None]:
         # fused kernel, and written out it is the same work.
         with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
             yield
+    except DataDependentOutputException:
+        raise OptionError(
+            "the model looks at values of its input before it decides what to compute, so its work "
+            "cannot be counted without data",
+            hint="dynamic RoPE does so; up to max_position_embeddings tokens it is the same as "
+            '"rope_type": "default" in config.json',
+        ) from None
     except (AssertionError, RuntimeError, ValueError) as error:
         raise OptionError(
             f"the model does not run at input size {size}: {error}",

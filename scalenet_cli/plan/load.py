@@ -103,7 +103,7 @@ def plan_from_dict(entries: Mapping[str, Any]) -> PlanDocument:
     """
     try:
         text = json.dumps(entries)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise PlanSchema(f"the plan holds more than plain values: {error}") from None
     return parse_plan(text)
 

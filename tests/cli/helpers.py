@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any, Final
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from typer.testing import Result
@@ -164,6 +165,21 @@ def write_safetensors(
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     count = len(raw) if length is None else length
     path.write_bytes(count.to_bytes(8, "little") + raw + data)
+    return path
+
+
+def blank_timm(path: Path, name: str) -> Path:
+    """A timm checkpoint at full size without content: zeros that take no room on the disk."""
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    header, at = {}, 0
+    for key, tensor in state.items():
+        end = at + tensor.numel() * 4
+        header[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [at, end]}
+        at = end
+    write_safetensors(path, header)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + at)
     return path
 
 

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 
@@ -16,7 +15,6 @@ from tests.cli.helpers import (
     refuse_checkpoint,
     short,
     tensors_of,
-    write_safetensors,
 )
 from tests.conftest import VIT_OPTIONS
 
@@ -32,26 +30,15 @@ def vit(tmp_path: Path) -> Path:
     return path
 
 
-def blank(path: Path, name: str) -> Path:
-    """A timm checkpoint at full size without content: zeros that take no room on the disk."""
-    with torch.device("meta"):
-        state = timm.create_model(name).state_dict()
-    header, at = {}, 0
-    for key, tensor in state.items():
-        end = at + tensor.numel() * 4
-        header[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
-    write_safetensors(path, header)
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size + at)
-    return path
-
-
 def test_keys_of_no_supported_family(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     keys = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "fc.weight")
     torch.save({key: torch.zeros(4, 4) for key in keys}, path)
-    says = ("conv1.weight, bn1.weight", f"where: {path}", "supported are timm ViT, DeiT and Swin")
+    says = (
+        "a ResNet, such as layer1.0.conv1.weight",
+        f"where: {path}",
+        "supported are timm ViT, DeiT and Swin",
+    )
     refuse_checkpoint(run, tmp_path, path, "unknown-architecture", *says)
 
 
@@ -87,16 +74,6 @@ def test_a_key_that_counts_blocks_without_end_is_refused_in_time(
     arguments = ("inspect", path, *VIT_OPTIONS)
     refuse(run, tmp_path, *arguments, status=DATA, code="architecture-mismatch", says=(str(path),))
     assert time.process_time() - started < 5
-
-
-@pytest.mark.slow
-def test_several_architectures_of_the_same_shapes_are_listed(run: Run, tmp_path: Path) -> None:
-    path = blank(tmp_path / "deit.safetensors", "deit_tiny_patch16_224")
-    says = ("deit_tiny_patch16_224", "vit_tiny_patch16_224", f"where: {path}", "--arch ")
-    arguments = ("inspect", path)
-    refuse(
-        run, tmp_path / "none", *arguments, status=DATA, code="ambiguous-architecture", says=says
-    )
 
 
 def test_a_vit_of_its_own_needs_its_number_of_heads(run: Run, tmp_path: Path, vit: Path) -> None:

@@ -17,7 +17,6 @@ from transformers import LlamaForCausalLM
 
 from scalenet_cli import SourceOptions, expand_checkpoint, expand_module, load, verify
 from scalenet_cli.errors import (
-    AmbiguousArchitecture,
     ArchitectureMismatch,
     MissingExtra,
     PlanError,
@@ -63,19 +62,6 @@ def test_the_official_deit_file(deit: nn.Module, tmp_path: Path) -> None:
     assert source.preprocessing["mean"] == (0.485, 0.456, 0.406)
     assert "vit_tiny_patch16_224" in source.notes[0]
     assert holds(source, deit)
-
-
-@pytest.mark.slow
-def test_a_plain_state_dict_is_ambiguous_until_it_is_named(deit: nn.Module, tmp_path: Path) -> None:
-    path = str(tmp_path / "plain.pth")
-    torch.save(deit.state_dict(), path)
-    with pytest.raises(AmbiguousArchitecture, match="deit_tiny_patch16_224, vit_tiny_patch16_224"):
-        open_source(path)
-    named = open_source(path, arch="vit_tiny_patch16_224")
-    assert named.preprocessing["mean"] == (0.5, 0.5, 0.5)
-    # Saying how images are prepared leaves nothing to be ambiguous about.
-    said = {"mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9, "interpolation": "bicubic"}
-    assert open_source(path, arguments=said).preprocessing["crop_pct"] == 0.9
 
 
 @pytest.mark.slow

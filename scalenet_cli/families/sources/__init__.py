@@ -99,9 +99,12 @@ def _exists(path: Path) -> bool:
 def _file(path: Path, arch: str | None, arguments: Mapping[str, Any]) -> Source:
     from scalenet_cli.families.sources.checkpoint import read_checkpoint
 
-    checkpoint = read_checkpoint(path)
-    from scalenet_cli.families.sources.timm_checkpoint import convert, identify_timm
+    read = read_checkpoint(path)
+    from scalenet_cli.families.sources.identify import identify_timm
+    from scalenet_cli.families.sources.state_dicts import unwrap
+    from scalenet_cli.families.sources.timm_checkpoint import convert
 
+    checkpoint = unwrap(read)
     architecture, model, notes = identify_timm(checkpoint, arch, arguments)
     source = convert(checkpoint, architecture, model)
     return replace(source, kind=checkpoint.kind, notes=(*checkpoint.notes, *notes))
@@ -145,12 +148,14 @@ def _timm_folder(
     merged = {**arguments_of(config), **arguments}
     if random_seed is not None or not (weights or has_weights(path)):
         return _timm_name(f"{TIMM}{name}", None, merged, weights, random_seed)
-    from scalenet_cli.families.sources.timm_checkpoint import convert, identify_timm
+    from scalenet_cli.families.sources.identify import identify_timm
+    from scalenet_cli.families.sources.state_dicts import unwrap
+    from scalenet_cli.families.sources.timm_checkpoint import convert
 
-    checkpoint = read_weights(path)
+    checkpoint = unwrap(read_weights(path))
     architecture, model, notes = identify_timm(checkpoint, name, merged)
     source = convert(checkpoint, architecture, model)
-    return replace(source, kind=checkpoint.kind, notes=notes)
+    return replace(source, kind=checkpoint.kind, notes=(*checkpoint.notes, *notes))
 
 
 def _timm_name(

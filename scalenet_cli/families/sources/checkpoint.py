@@ -1,7 +1,7 @@
 """A checkpoint as its author named it: keys, tensors, files, and what it says about itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,10 @@ class Checkpoint:
         wrapper: keys of the dicts around the state dict, such as ``("model",)``.
         beside: other keys of the outermost dict.
         architecture: the name that timm's training script writes.
+        options: that script's options, unchecked.
+        prefix: what stood before every key and was removed, such as ``model.``.
+        left_out: keys of tensors that are no part of the model.
+        notes: decisions that the user should hear of.
     """
 
     where: str
@@ -28,6 +32,9 @@ class Checkpoint:
     wrapper: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     architecture: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -170,7 +170,7 @@ def decoder_source(folder: Path, config: Mapping[str, Any], *, weights: bool) ->
     """A transformers decoder. Its keys are the model's own, so its files can be copied whole."""
     architecture = decoder_architecture(config, str(folder / "config.json"))
     if not weights and not has_weights(folder):
-        return Source(architecture, {})
+        return Source(architecture, {}, carried=carried_files(folder))
     checkpoint = read_weights(folder)
     dropped = tuple(
         key for key in checkpoint.tensors if any(fnmatchcase(key, name) for name in DERIVED)

@@ -18,11 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from scalenet_cli.errors import CheckpointUnreadable, CheckpointUnsafe, UnsupportedTensor
 from scalenet_cli.families.sources.checkpoint import Checkpoint
+from scalenet_cli.families.sources.state_dicts import find_state, strip_wrapping
 from scalenet_cli.families.sources.tensors import FileTensor, SourceTensor, hold, spec_of
 
-# The order in which timm looks for the state dict: an EMA wins over the raw weights.
-WRAPPERS: Final = ("state_dict_ema", "model_ema", "state_dict", "model")
-PREFIXES: Final = ("module.", "_orig_mod.")
 _MAX_EXPANSION: Final = 20
 # A damaged or hostile pickle fails in many ways inside torch.load.
 _DAMAGED: Final = (
@@ -51,13 +49,14 @@ def read_pickle(path: Path) -> Checkpoint:
     """
     places = _places(path)
     content = places.content if places else _load(path, fake=False)
-    state, wrapper, beside, notes = _state_dict(content, str(path))
+    found_state = find_state(content, str(path))
+    state = found_state.tensors
     for key, tensor in state.items():
         _check_tensor(key, tensor, str(path))
     found = {key: places.find(key, tensor) if places else None for key, tensor in state.items()}
     if places and None in found.values():
         # A view that is not contiguous has no bytes of its own in the file.
-        state = _state_dict(_load(path, fake=False), str(path))[0]
+        state = find_state(_load(path, fake=False), str(path)).tensors
         for key, tensor in state.items():
             _check_tensor(key, tensor, str(path))
     if not places or None in found.values():
@@ -68,12 +67,24 @@ def read_pickle(path: Path) -> Checkpoint:
     name = content.get("arch")
     return Checkpoint(
         str(path),
-        _strip_prefix(tensors),
-        wrapper=wrapper,
-        beside=beside,
+        strip_wrapping(tensors),
+        wrapper=found_state.wrapper,
+        beside=found_state.beside,
         architecture=name if isinstance(name, str) else None,
-        notes=notes,
+        options=_options(content.get("args")),
+        notes=found_state.notes,
     )
+
+
+def _options(stated: object) -> Mapping[str, object]:
+    """What a training script saved of its command line, as it stands: nothing of it is checked.
+
+    Only ``vars`` of a Namespace is looked at, and its keys may be anything.
+    """
+    entries = vars(stated) if type(stated) is argparse.Namespace else stated
+    if not isinstance(entries, Mapping):
+        return {}
+    return {key: value for key, value in entries.items() if isinstance(key, str)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,34 +229,6 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointUnreadable:
     )
 
 
-def _state_dict(
-    content: Mapping[str, Any], where: str
-) -> tuple[dict[str, torch.Tensor], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """The tensors, the keys that lead to them, what lies beside them, and what was decided."""
-    wrapper: list[str] = []
-    beside: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    found: Mapping[str, Any] = content
-    while key := next((w for w in WRAPPERS if isinstance(found.get(w), Mapping)), None):
-        if not wrapper:
-            beside = tuple(str(other) for other in found if other != key)
-            weights = [w for w in WRAPPERS if isinstance(found.get(w), Mapping)]
-            if len(weights) > 1:
-                notes = (f"{where} holds {' and '.join(weights)}; {key} is used, as in timm",)
-        wrapper.append(key)
-        found = found[key]
-        if len(wrapper) > 4:
-            break
-    state = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-    if not state:
-        raise CheckpointUnreadable(
-            f"the file holds no tensors; its keys are {', '.join(map(str, list(found)[:6]))}",
-            where=where,
-            hint="save a state dict: torch.save(model.state_dict(), path)",
-        )
-    return state, tuple(wrapper), beside, notes
-
-
 def _check_storages(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """No storage is larger than its record: torch enlarges one with whatever is in memory."""
     if not zipfile.is_zipfile(path):
@@ -288,11 +271,3 @@ def _check_tensor(key: str, tensor: torch.Tensor, where: str) -> None:
     except UnsupportedTensor as error:
         error.where = where
         raise
-
-
-def _strip_prefix(tensors: dict[str, SourceTensor]) -> dict[str, SourceTensor]:
-    """Without what DistributedDataParallel and torch.compile put before every key."""
-    for prefix in PREFIXES:
-        while all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    return tensors

@@ -24,7 +24,8 @@ class Source:
         reference: what the user named, without folders, so that equal input gives equal bundles.
         kind: ``safetensors``, ``pytorch`` or ``random``.
         renamed: the model's key -> the author's key, where they differ.
-        dropped: the author's keys of buffers that the model derives itself.
+        dropped: the author's keys of buffers that the model derives itself, and of tensors that
+            are no part of it.
         duplicates: the author's key -> the model's key of the tensor that it repeats.
         verbatim: files that can be copied whole; empty where keys or tensors change.
         carried: files beside the weights that belong to the model, such as a tokenizer.
