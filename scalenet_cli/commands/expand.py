@@ -219,5 +219,5 @@ def _report(
         largest_tensor_bytes=max(spec.num_bytes for spec in base),
         # The weights, and a gradient and AdamW's two moments of what is trained.
         training_state_bytes=bundle_bytes + 3 * planned.trained_bytes,
-        notes=source.notes,
+        notes=(*source.notes, *planned.notes),
     )

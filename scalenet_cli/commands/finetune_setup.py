@@ -133,7 +133,7 @@ def train_set(
     ``groups`` has that of every tensor of the model.
 
     Raises:
-        OptionError: the model has no tensors of a group.
+        OptionError: the model has no tensors of a group, or `lr_scale` names one that rests.
     """
     present = set(groups.values())
     wanted = set(planned)
@@ -145,4 +145,11 @@ def train_set(
             f"train names {lacking[0]}, but the model has no such tensors",
             hint=f"groups of this model: {', '.join(g for g in GROUPS if g in present)}",
         )
-    return tuple(g for g in GROUPS if g in wanted or (new_head and g == "head"))
+    trained = tuple(g for g in GROUPS if g in wanted or (new_head and g == "head"))
+    idle = [group for group in recipe.lr_scale if group not in trained]
+    if idle:
+        raise OptionError(
+            f"lr_scale names {idle[0]}, but no such tensors are trained",
+            hint=f"groups that are trained: {', '.join(trained)}",
+        )
+    return trained

@@ -79,6 +79,7 @@ def _train(
     optimizer = build_optimizer(
         model,
         recipe,
+        subject.groups,
         fused=not parallel.sharded,
         layer_decay=recipe.layer_decay if isinstance(recipe, ImageRecipe) else None,
     )
