@@ -27,7 +27,8 @@ class FinetuneOptions:
 
     ``settings`` are recipe entries that win over those of ``recipe``, which is a file or a shipped
     name. ``num_classes`` or ``reset_head`` put a new head on an image classifier; by default a
-    number of classes that is not the model's does.
+    number of classes that is not the model's does. ``ablation`` evaluates the trained model once
+    more without the blocks that were added.
     """
 
     recipe: str | Path | None = None
@@ -37,6 +38,7 @@ class FinetuneOptions:
     reset_head: bool = False
     device: str = "auto"
     work: Work = field(default_factory=Work)
+    ablation: bool = True
 
 
 @dataclass(frozen=True, slots=True)
