@@ -107,9 +107,8 @@ def _new_blocks(facts: "NewBlocksReport", metric: str) -> None:
     if facts.mean_gate is not None:
         typer.echo(f"  mean absolute gate of new blocks: {facts.mean_gate:.3g}")
     if facts.adapter_ratio is not None:
-        typer.echo(
-            f"  norm of their adapters: {100 * facts.adapter_ratio:.3g} % of the weights beside them"
-        )
+        share = 100 * facts.adapter_ratio
+        typer.echo(f"  norm of their adapters: {share:.3g} % of that of the weights beside them")
     if facts.advice is not None:
         typer.echo(f"  {facts.advice}")
 

@@ -1,6 +1,6 @@
 """All that a run needs, opened and checked before anything is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +8,7 @@ from typing import Any, cast
 from scalenet_cli import __version__
 from scalenet_cli.bundle.read import Bundle, bundle_folder, open_bundle
 from scalenet_cli.bundle.trained import Start
+from scalenet_cli.commands.start_notes import silence_notes
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.plan.load_training import load_training_recipe
@@ -107,7 +108,18 @@ def set_up(
         folder.require_same(parts.record, recipe)
     check_batch(recipe, parts.task, devices, options.work)
     subject = parts.subject()
-    return Setup(going_on, recipe, parts.start, parts.task, parts.record, subject, parts.notes)
+    notes = (*parts.notes, *_silence(subject))
+    return Setup(going_on, recipe, parts.start, parts.task, parts.record, subject, notes)
+
+
+def _silence(subject: Subject) -> Iterator[str]:
+    """A note where new blocks start without effect, and the run leaves it so."""
+    manifest = subject.manifest
+    if manifest.trained is None or "gates" not in manifest.trained.groups:
+        yield from silence_notes(
+            manifest.plan, subject.model, subject.layout, subject.family, subject.groups,
+            subject.train,
+        )  # fmt: skip
 
 
 def _recipe(folder: RunFolder | None, options: FinetuneOptions, kind: TaskName) -> Recipe:

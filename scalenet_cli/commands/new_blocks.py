@@ -43,7 +43,7 @@ def judge_new_blocks(
     num_samples: int,
     trained: tuple[Group, ...],
 ) -> NewBlocksReport:
-    """The report on new blocks. Scores are of ``num_samples``; ``trained`` are groups of tensors."""
+    """The report on new blocks; scores are of ``num_samples``, ``trained`` are groups."""
     verdict = _verdict(scores, without, num_samples)
     return NewBlocksReport(
         num_blocks=num_blocks,
@@ -75,7 +75,7 @@ def _advice(verdict: Verdict, strength: "Strength", trained: tuple[Group, ...]) 
     if verdict == "useful":
         return None
     if verdict == "harmful":
-        return "the model is better without the new blocks: lower the learning rate, or train longer"
+        return "the model is better without the new blocks: train longer, or at a lower rate"
     if strength.gate is None:
         remedy = "train longer, or at a higher learning rate"
     elif "gates" in trained:

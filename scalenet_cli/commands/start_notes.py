@@ -1,13 +1,14 @@
 """What a user should hear of a start: what it costs before training, and what it keeps silent."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
-
-from torch import nn
+from typing import TYPE_CHECKING, Final
 
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import ExpansionPlan, Group
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Before any training, docs/results.md: top-1 of a ViT on CIFAR-10 (its source has 56.97 %), and
 # perplexity of SmolLM2-135M on C4 (its source has 35.26); `mapping: interpolate`, tied weights.
@@ -19,7 +20,7 @@ _MEASURED: Final[Mapping[str, tuple[str, str]]] = {
 
 def start_notes(
     plan: ExpansionPlan,
-    model: nn.Module,
+    model: "nn.Module",
     layout: Layout,
     family: Family,
     groups: Mapping[str, Group],
@@ -38,7 +39,7 @@ def start_notes(
 
 def silence_notes(
     plan: ExpansionPlan,
-    model: nn.Module,
+    model: "nn.Module",
     layout: Layout,
     family: Family,
     groups: Mapping[str, Group],

@@ -26,7 +26,7 @@ def skipped(block: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_new_blocks(model: nn.Module, layout: Layout) -> Iterator[None]:
-    """All blocks but the pretrained occurrences give back what they get, while the context lasts."""
+    """Blocks that were added give back what they get, while the context lasts."""
     with ExitStack() as stack:
         for block in executed_blocks(model, layout):
             if block.slot.ordinal > 0:

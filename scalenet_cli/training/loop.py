@@ -113,8 +113,8 @@ class Trainer:
     ) -> Scores | None:
         """Trains from where the checkpointer is to the end.
 
-        Returns the scores of the trained model inside of ``ablation``, a context in which it lacks
-        some of its blocks; None without one, or where a signal came in the last step.
+        Returns the scores of the trained model inside of ``ablation``, in which it lacks some of
+        its blocks; None without one, or where a signal came in the last step.
 
         Raises:
             StoppedOnRequest: a signal; the state was saved.
@@ -162,7 +162,9 @@ class Trainer:
         epoch = step // self._schedule.steps_per_epoch
         total = torch.zeros((), device=self._devices.device)
         for order, (batch, weight) in enumerate(self._weighted(batches)):
-            skipped = self._task.accept(batch, recipe.batch_size // (count * self._ranks))
+            skipped = self._task.accept(
+                batch, recipe.batch_size // (count * self._devices.num_ranks)
+            )
             self._hear_of_skipped(skipped, "training")
             purpose = f"step {step}, micro-batch {order}, rank {self._devices.rank}"
             with self._parallel.accumulating(order == count - 1), answered():
@@ -192,7 +194,7 @@ class Trainer:
         total = torch.tensor(float(sum(targets)), device=self._devices.device)
         everywhere = float(self._devices.sum(total)) or 1.0
         for batch, own in zip(held, targets, strict=True):
-            yield batch, own * self._ranks / everywhere
+            yield batch, own * self._devices.num_ranks / everywhere
 
     def _apply(self) -> torch.Tensor:
         """Clips, checks where that costs nothing, steps."""
@@ -266,10 +268,6 @@ class Trainer:
 
     def _epoch(self, step: int) -> float:
         return round(step / self._schedule.steps_per_epoch, 6)
-
-    @property
-    def _ranks(self) -> int:
-        return self._devices.num_ranks
 
     def _hear_of_skipped(self, found: Iterable[Skipped], data: str) -> None:
         for one in found:

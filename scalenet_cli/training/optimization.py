@@ -66,8 +66,8 @@ def build_optimizer(
 def _scale_rates(optimizer: Any, factors: Mapping[int, float]) -> None:
     """Splits the optimizer's groups by the factor of their tensors, before its first step.
 
-    ``factors`` is by ``id``. A factor goes on top of that of layer decay: timm's schedule multiplies
-    the rate of a group by its ``lr_scale``.
+    ``factors`` is by ``id``. A factor goes on top of layer decay's: timm's schedule multiplies the
+    rate of a group by its ``lr_scale``.
     """
     split = []
     for group in optimizer.param_groups:

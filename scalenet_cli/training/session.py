@@ -68,9 +68,7 @@ def carry_out(
     """
     micro_batch = check_batch(recipe, task, devices, work)
     with _libraries(recipe, devices):
-        return _train(
-            subject, recipe, task, devices, folder, work, reporter, ablation, micro_batch
-        )
+        return _train(subject, recipe, task, devices, folder, work, reporter, ablation, micro_batch)
 
 
 def _train(

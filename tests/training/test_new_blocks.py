@@ -22,8 +22,8 @@ from tests.cli.helpers import Run
 from tests.training.children import Server, as_rank, free_port
 from tests.training.runs import (
     COMPARABLE,
-    Interrupted,
     InterruptAt,
+    Interrupted,
     contents,
     parameters_of,
     slow,
@@ -142,7 +142,9 @@ def test_two_ranks_say_what_one_says(
     one = train(identity, data, tmp_path / "one", SHORT, ablation=True).new_blocks
     port, run = free_port(), tmp_path / "two"
     children = [
-        server.start(run.with_suffix(f".{rank}"), one_rank, rank, port, identity, data, run, sharding)
+        server.start(
+            run.with_suffix(f".{rank}"), one_rank, rank, port, identity, data, run, sharding
+        )
         for rank in range(2)
     ]  # fmt: skip
     assert [child.wait() for child in children] == [0, 0]
@@ -182,9 +184,7 @@ def test_verdicts(
     with_them: tuple[float, float], without: tuple[float, float], gate: float | None,
     trained: Any, verdict: str, says: str | None,
 ) -> None:  # fmt: skip
-    scores, others = (
-        {"top1": top1, "val_loss": loss} for top1, loss in (with_them, without)
-    )
+    scores, others = ({"top1": top1, "val_loss": loss} for top1, loss in (with_them, without))
     found = judge_new_blocks(
         6, Strength(gate, 0.01), scores, others, num_samples=2000, trained=trained
     )
@@ -209,6 +209,34 @@ def test_the_command_says_it_in_words_and_in_json(
     assert found["advice"].startswith("the new blocks learned next to nothing")
     off = json.loads(run(*arguments, "--resume", "--no-ablation", "--json").stdout)
     assert off["new_blocks"] is None
+
+
+class Listener(InterruptAt):
+    """A reporter that keeps the notes, and never interrupts."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_gates_that_a_run_leaves_at_0_are_told_until_one_trains_them(
+    identity: Path, data: Path, tmp_path: Path
+) -> None:
+    told = []
+    recipe = {**SHORT, "max_steps": 1, "eval_steps": 1}
+    for name, bundle, groups in (
+        ("norms", identity, ["norms"]),
+        ("gates", identity, ["gates"]),
+        ("after", tmp_path / "gates" / "last", ["norms"]),
+    ):
+        listener = Listener()
+        train(bundle, data, tmp_path / name, {**recipe, "train": groups}, reporter=listener)
+        told.append([note for note in listener.notes if "gates of 0" in note])
+    assert [len(notes) for notes in told] == [1, 0, 0]
+    assert "they never do anything; add gates to train" in told[0][0]
 
 
 def test_rates_of_groups_multiply_the_recipes(identity: Path, data: Path, tmp_path: Path) -> None:
