@@ -1,5 +1,6 @@
 """What the blocks that were added are worth after a training."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -61,6 +62,8 @@ def _verdict(
 ) -> Verdict:
     """What the loss says, or else top-1, where there is one."""
     gain = without["val_loss"] - scores["val_loss"]
+    if not math.isfinite(gain):
+        return "useful"  # without them the model has no answer
     if abs(gain) >= _LOSS:
         return "useful" if gain > 0 else "harmful"
     if "top1" in scores:

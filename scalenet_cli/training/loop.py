@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, NamedTuple, Protocol, final
 
 import torch
 from torch import nn
@@ -68,9 +68,7 @@ class Schedule:
         return step % self.recipe.log_steps == 0 or step == self.last_step
 
 
-@final
-@dataclass(frozen=True)
-class StepResult:
+class StepResult(NamedTuple):
     """Mean loss of a rank's share, and the norm of the whole gradient; both may be on a GPU."""
 
     loss: torch.Tensor
@@ -99,7 +97,7 @@ class Trainer:
         self._lr_schedule, self._task, self._schedule = lr_schedule, task, schedule
         self._devices, self._checkpointer, self._reporter = devices, checkpointer, reporter
         self._average = average
-        self._recipe = schedule.recipe
+        self._recipe, self._ranks = schedule.recipe, devices.num_ranks
         self._scaler = checkpointer.scaler
         self._pending: list[tuple[int, StepResult, float]] = []
         self._skipped: dict[str, str] = {}  # since all ranks were last asked
@@ -113,8 +111,8 @@ class Trainer:
     ) -> Scores | None:
         """Trains from where the checkpointer is to the end.
 
-        Returns the scores of the trained model inside of ``ablation``, in which it lacks some of
-        its blocks; None without one, or where a signal came in the last step.
+        Returns the scores inside of ``ablation``, where it lacks some of its blocks; None without
+        one, or where a signal came in the last step.
 
         Raises:
             StoppedOnRequest: a signal; the state was saved.
@@ -162,9 +160,7 @@ class Trainer:
         epoch = step // self._schedule.steps_per_epoch
         total = torch.zeros((), device=self._devices.device)
         for order, (batch, weight) in enumerate(self._weighted(batches)):
-            skipped = self._task.accept(
-                batch, recipe.batch_size // (count * self._devices.num_ranks)
-            )
+            skipped = self._task.accept(batch, recipe.batch_size // (count * self._ranks))
             self._hear_of_skipped(skipped, "training")
             purpose = f"step {step}, micro-batch {order}, rank {self._devices.rank}"
             with self._parallel.accumulating(order == count - 1), answered():
@@ -194,7 +190,7 @@ class Trainer:
         total = torch.tensor(float(sum(targets)), device=self._devices.device)
         everywhere = float(self._devices.sum(total)) or 1.0
         for batch, own in zip(held, targets, strict=True):
-            yield batch, own * self._devices.num_ranks / everywhere
+            yield batch, own * self._ranks / everywhere
 
     def _apply(self) -> torch.Tensor:
         """Clips, checks where that costs nothing, steps."""
