@@ -80,9 +80,12 @@ def _advice(verdict: Verdict, strength: "Strength", trained: tuple[Group, ...]) 
     if verdict == "harmful":
         return "the model is better without the new blocks: train longer, or at a lower rate"
     if strength.gate is None:
-        remedy = "train longer, or at a higher learning rate"
+        remedy = "train longer or on more data, or at a higher learning rate"
     elif "gates" in trained:
-        remedy = "train longer, or raise the rate of gates, as with --set lr_scale='{gates: 10}'"
+        remedy = (
+            "train longer or on more data, or raise the rate of gates, as with "
+            "--set lr_scale='{gates: 10}'"
+        )
     else:
         remedy = "train gates as well"
     return f"the new blocks learned next to nothing: {remedy}"

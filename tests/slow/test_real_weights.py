@@ -38,9 +38,7 @@ def write_plan(folder: Path, mapping: str, start: str | None, dim: int = 8) -> s
     factor = "" if "sources" in mapping else "factor: 2\n"
     chosen = "" if start is None else f"start: {start}\n"
     path = folder / "plan.yaml"
-    path.write_text(
-        f"version: 1\nmapping: {mapping}\n{factor}{chosen}adapter: {{dim: {dim}}}\n"
-    )
+    path.write_text(f"version: 1\nmapping: {mapping}\n{factor}{chosen}adapter: {{dim: {dim}}}\n")
     return str(path)
 
 

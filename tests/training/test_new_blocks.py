@@ -204,7 +204,7 @@ def test_the_command_says_it_in_words_and_in_json(
     assert result.exit_code == 0, result.stderr
     assert "without the 3 new blocks  top-1 " in result.stdout
     assert "mean absolute gate of new blocks: 1" in result.stdout
-    assert "the new blocks learned next to nothing: train longer, or raise" in result.stdout
+    assert "the new blocks learned next to nothing: train longer or on more" in result.stdout
     found = json.loads(run(*arguments, "--resume", "--json").stdout)["new_blocks"]
     assert found["verdict"] == "nothing"
     assert found["advice"].startswith("the new blocks learned next to nothing")
