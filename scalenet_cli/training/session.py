@@ -124,7 +124,7 @@ def _train(
 
 @contextmanager
 def _uncompiled(context: AbstractContextManager[None]) -> Iterator[None]:
-    """Blocks run without their compiled code, which does not see hooks that were added later."""
+    """Blocks run without their compiled code: new hooks would compile them anew, or go unheard."""
     with torch.compiler.set_stance("force_eager"), context:
         yield
 
