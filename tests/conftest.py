@@ -18,7 +18,7 @@ from tests.models import TinyCase, tiny_case
 
 torch.set_num_threads(1)
 
-PLAN = "version: 1\nmapping: interpolate\nfactor: 2\nadapter: {dim: 4}\n"
+PLAN = "version: 1\nmapping: interpolate\nfactor: 2\nadapter: {dim: 4}\nstart: copy\n"
 
 
 @pytest.fixture(autouse=True)

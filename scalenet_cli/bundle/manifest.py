@@ -5,7 +5,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport
 from scalenet_cli.plan.layout import Layout, stage_layout
@@ -106,6 +112,12 @@ class Manifest(Strict):
     flops: FlopReport
     trained: TrainedEntry | None = None
     digest: str = Field("", description="sha256 of all the rest, see digest_content")
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _written_out(cls, plan: Any) -> Any:
+        """Every key is written; where a plan has no ``start``, it is of the time of `copy`."""
+        return {"start": "copy", **plan} if isinstance(plan, Mapping) else plan
 
     def to_layout(self) -> Layout:
         """The layout as the plan's own records."""

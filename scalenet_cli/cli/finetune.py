@@ -189,6 +189,12 @@ def finetune(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard.")
     ] = False,
+    no_ablation: Annotated[
+        bool,
+        typer.Option(
+            "--no-ablation", help="Do not evaluate once more at the end, without the new blocks."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a bundle's model: the paper's recipe by default, each value a flag or --set."""
@@ -240,6 +246,7 @@ def finetune(
         reset_head,
         device,
         Work(workers, eval_batch_size, sharding),
+        not no_ablation,
     )
     with TerminalReporter() as reporter, ExitStack() as stack:
         heard: Reporter = reporter

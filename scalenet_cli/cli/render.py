@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scalenet_cli.commands.expand import ExpandReport
     from scalenet_cli.commands.finetune import FinetuneReport
     from scalenet_cli.commands.inspection import CheckReport, InspectReport
+    from scalenet_cli.commands.new_blocks import NewBlocksReport
     from scalenet_cli.commands.quickstart import QuickstartReport
     from scalenet_cli.commands.recipes import RecipeList
     from scalenet_cli.commands.verify import VerifyReport
@@ -83,14 +84,38 @@ def finetuned(facts: "FinetuneReport") -> None:
         f"{facts.num_ranks} device(s); trained {', '.join(facts.trained_groups)}: "
         f"{facts.trained_parameters:,} parameters"
     )
-    name, unit = ("top-1", " %") if facts.metric == "top1" else (facts.metric, "")
+    name, unit = _metric(facts.metric)
     typer.echo(f"{name} before  {facts.before:.2f}{unit}")
     typer.echo(f"{name} best    {facts.best:.2f}{unit}  (step {facts.best_step:,})")
     typer.echo(f"{name} last    {facts.last.get(facts.metric, 0.0):.2f}{unit}")
+    if facts.new_blocks is not None:
+        _new_blocks(facts.new_blocks, facts.metric)
     if facts.skipped_samples:
         typer.echo(f"{facts.skipped_samples} damaged samples were skipped")
     typer.echo(f"\n{facts.run}/best and {facts.run}/last are bundles; curves.png, metrics.jsonl")
     typer.echo(f"next:  scalenet eval {facts.run} --data DATA")
+
+
+def _new_blocks(facts: "NewBlocksReport", metric: str) -> None:
+    """What the new blocks are worth, and what to do where that is nothing."""
+    name, unit = _metric(metric)
+    last, without = facts.scores, facts.scores_without
+    typer.echo(
+        f"without the {facts.num_blocks} new blocks  {name} {without[metric]:.2f}{unit}, loss "
+        f"{without['val_loss']:.4f} (last: {last[metric]:.2f}{unit}, {last['val_loss']:.4f})"
+    )
+    if facts.mean_gate is not None:
+        typer.echo(f"  mean absolute gate of new blocks: {facts.mean_gate:.3g}")
+    if facts.adapter_ratio is not None:
+        share = 100 * facts.adapter_ratio
+        typer.echo(f"  norm of their adapters: {share:.3g} % of that of the weights beside them")
+    if facts.advice is not None:
+        typer.echo(f"  {facts.advice}")
+
+
+def _metric(name: str) -> tuple[str, str]:
+    """How a metric is called for people, and its unit."""
+    return ("top-1", " %") if name == "top1" else (name, "")
 
 
 def inspection(facts: "InspectReport") -> None:
@@ -199,6 +224,8 @@ def quickstart(facts: "QuickstartReport") -> None:
             ),
         ],
     )
+    if facts.new_blocks is not None:
+        _new_blocks(facts.new_blocks, "top1")
     for epoch, top1 in facts.curve:
         low = min(value for _, value in facts.curve)
         typer.echo(f"epoch {epoch:4.1f}  {top1:6.2f} %  {'#' * round(1 + 10 * (top1 - low))}")

@@ -251,5 +251,5 @@ def _report(
         # The weights, and a gradient and AdamW's two moments of what is trained.
         training_state_bytes=bundle_bytes + 3 * planned.trained_bytes,
         non_finite=(),
-        notes=source.notes,
+        notes=(*source.notes, *planned.notes),
     )

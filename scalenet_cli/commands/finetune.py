@@ -9,9 +9,12 @@ from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.finetune_setup import FinetuneOptions, Setup, set_up, tool_name
+from scalenet_cli.commands.loading import load_bundle
+from scalenet_cli.commands.new_blocks import NewBlocksReport, judge_new_blocks
 from scalenet_cli.errors import LossNotFinite, StoppedOnRequest
+from scalenet_cli.measure.ablation import without_new_blocks
+from scalenet_cli.measure.strength import strength_of_new_blocks
 from scalenet_cli.plan.schema import Group
-from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.compiling import compiling
 from scalenet_cli.training.contents import require_same_contents
 from scalenet_cli.training.curves import draw_curves
@@ -21,7 +24,7 @@ from scalenet_cli.training.failures import explained
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.quiet import Quiet
 from scalenet_cli.training.run_folder import RunFolder
-from scalenet_cli.training.session import carry_out
+from scalenet_cli.training.session import Finished, carry_out
 
 _MEMORY_HINT: Final = (
     "a larger --accumulate with the same --batch-size, --gradient-checkpointing, or --precision "
@@ -33,7 +36,8 @@ _WORKER_HINT: Final = "use fewer --workers, or --workers 0; then add --resume"
 class FinetuneReport(Report):
     """What came out. ``before``, ``best`` and ``last`` are of the validation data.
 
-    ``metric`` is what the best bundle is chosen by: top1 in per cent, or perplexity.
+    ``metric`` is what the best bundle is chosen by: top1 in per cent, or perplexity. ``new_blocks``
+    is None where there are none, or where it was not asked for.
     """
 
     run: str
@@ -51,6 +55,7 @@ class FinetuneReport(Report):
     best_step: int
     last: dict[str, float]
     skipped_samples: int
+    new_blocks: NewBlocksReport | None
 
 
 def finetune(
@@ -117,17 +122,41 @@ def _finetune(
     setup = replace(setup, subject=replace(setup.subject, bundle=start))
     try:
         with compiling() if setup.recipe.compile else nullcontext():
-            checkpointer = carry_out(
-                setup.subject, setup.recipe, setup.task, devices, folder, options.work, reporter
-            )
+            finished = carry_out(
+                setup.subject, setup.recipe, setup.task, devices, folder, options.work, reporter,
+                _ablation(setup, options),
+            )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         told = str(interrupt) or "--resume goes on from the last checkpoint"
         raise KeyboardInterrupt(told) from None
-    progress = checkpointer.progress
+    checkpointer, progress = finished.checkpointer, finished.checkpointer.progress
     if progress.before is not None and checkpointer.is_better(progress.before, progress.best):
         reporter.note("no evaluation was better than the one before training, of RUN/start")
     devices.first(lambda: draw_curves(folder.metrics, folder.curves))
-    return _report(folder, setup, checkpointer, devices)
+    return _report(folder, setup, finished, devices)
+
+
+def _ablation(setup: Setup, options: FinetuneOptions) -> AbstractContextManager[None] | None:
+    subject = setup.subject
+    if not options.ablation or not subject.layout.num_new:
+        return None
+    return without_new_blocks(subject.model, subject.layout)
+
+
+def _judge(folder: RunFolder, setup: Setup, finished: Finished) -> NewBlocksReport | None:
+    """What new blocks are worth in the last bundle."""
+    if finished.ablated is None:
+        return None
+    last = load_bundle(folder.last, check=False)
+    assert last.bundle.manifest.trained is not None
+    return judge_new_blocks(
+        last.layout.num_new,
+        strength_of_new_blocks(last.model, last.layout),
+        last.bundle.manifest.trained.metrics,
+        {**finished.ablated.metrics, "val_loss": finished.ablated.loss},
+        num_samples=setup.task.sizes[1],
+        trained=setup.subject.train,
+    )
 
 
 def _facts(setup: Setup, options: FinetuneOptions) -> dict[str, str]:
@@ -163,11 +192,12 @@ def _look_and_create(setup: Setup, folder: RunFolder, *, read: bool) -> tuple[st
 
 
 def _report(
-    folder: RunFolder, setup: Setup, checkpointer: Checkpointer, devices: Devices
+    folder: RunFolder, setup: Setup, finished: Finished, devices: Devices
 ) -> FinetuneReport:
     shown = devices.first(lambda: open_bundle(folder.last).manifest.trained)
     last = devices.gather(shown)[0]
-    subject, recipe, progress = setup.subject, setup.recipe, checkpointer.progress
+    judged = devices.first(lambda: _judge(folder, setup, finished))
+    subject, recipe, progress = setup.subject, setup.recipe, finished.checkpointer.progress
     return FinetuneReport(
         run=str(folder.path),
         steps=progress.step,
@@ -184,4 +214,5 @@ def _report(
         best_step=progress.best_step or 0,
         last=last.metrics if last else {},
         skipped_samples=len(progress.skipped),
+        new_blocks=devices.gather(judged)[0],
     )

@@ -1,6 +1,6 @@
 """All that a run needs, opened and checked before anything is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +9,7 @@ from scalenet_cli import __version__
 from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.trained import Start
+from scalenet_cli.commands.start_notes import silence_notes
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
 from scalenet_cli.plan.load_training import load_training_recipe
@@ -29,7 +30,8 @@ class FinetuneOptions:
 
     ``settings`` are recipe entries that win over those of ``recipe``, which is a file or a shipped
     name. ``num_classes`` or ``reset_head`` put a new head on an image classifier; by default a
-    number of classes that is not the model's does.
+    number of classes that is not the model's does. ``ablation`` evaluates the trained model once
+    more without the blocks that were added.
     """
 
     recipe: str | Path | None = None
@@ -39,6 +41,7 @@ class FinetuneOptions:
     reset_head: bool = False
     device: str = "auto"
     work: Work = field(default_factory=Work)
+    ablation: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +131,20 @@ def _set_up(
         folder.require_same(parts.record, recipe)
     check_batch(recipe, parts.task, devices, options.work)
     subject = parts.subject()
+    notes = (*parts.notes, *_silence(subject))
     return Setup(
-        going_on, recipe, parts.start, parts.task, parts.record, subject, parts.notes, parts.look
+        going_on, recipe, parts.start, parts.task, parts.record, subject, notes, parts.look
     )
+
+
+def _silence(subject: Subject) -> Iterator[str]:
+    """A note where new blocks start without effect, and the run leaves it so."""
+    manifest = subject.manifest
+    if manifest.trained is None or "gates" not in manifest.trained.groups:
+        yield from silence_notes(
+            manifest.plan, subject.model, subject.layout, subject.family, subject.groups,
+            subject.train,
+        )  # fmt: skip
 
 
 def _recipe(folder: RunFolder | None, options: FinetuneOptions, kind: TaskName) -> Recipe:
@@ -158,7 +172,7 @@ def train_set(
     ``groups`` has that of every tensor of the model.
 
     Raises:
-        OptionError: the model has no tensors of a group.
+        OptionError: the model has no tensors of a group, or `lr_scale` names one that rests.
     """
     present = set(groups.values())
     wanted = set(planned)
@@ -170,4 +184,11 @@ def train_set(
             f"train names {lacking[0]}, but the model has no such tensors",
             hint=f"groups of this model: {', '.join(g for g in GROUPS if g in present)}",
         )
-    return tuple(g for g in GROUPS if g in wanted or (new_head and g == "head"))
+    trained = tuple(g for g in GROUPS if g in wanted or (new_head and g == "head"))
+    idle = [group for group in recipe.lr_scale if group not in trained]
+    if idle:
+        raise OptionError(
+            f"lr_scale names {idle[0]}, but no such tensors are trained",
+            hint=f"groups that are trained: {', '.join(trained)}",
+        )
+    return trained

@@ -116,7 +116,7 @@ def _build(bundle: Bundle, num_classes: int | None) -> Loaded:
     set_parameters(base, tensors)
     if "plan.yaml" not in manifest.files:
         raise ManifestUnreadable("it lists no plan.yaml")
-    if load_plan(str(bundle.folder / "plan.yaml")).plan != manifest.plan:
+    if _written_plan(bundle) != manifest.plan:
         raise ManifestUnreadable("its plan is not the one in plan.yaml")
     head = head_size(manifest) if num_classes is None else num_classes
     if head is not None:
@@ -135,6 +135,17 @@ def _build(bundle: Bundle, num_classes: int | None) -> Loaded:
         expansion.base_keys,
         bundle,
     )
+
+
+def _written_plan(bundle: Bundle) -> ExpansionPlan:
+    """The plan of ``plan.yaml``, as the version that wrote the bundle understood it.
+
+    A plan that leaves ``start`` out meant `copy` once; only the manifest tells what it means here.
+    """
+    plan = load_plan(str(bundle.folder / "plan.yaml")).plan
+    if "start" in plan.model_fields_set:
+        return plan
+    return plan.model_copy(update={"start": bundle.manifest.plan.start})
 
 
 def _fill_instances(

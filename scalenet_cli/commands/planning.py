@@ -9,6 +9,7 @@ from scalenet_cli.bundle.reports import FlopReport, ParameterReport
 from scalenet_cli.bundle.tensor_files import ByteSource, Computed
 from scalenet_cli.commands.opening import Described, build_base, scale
 from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.commands.start_notes import start_notes
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.sources import Source
 from scalenet_cli.families.sources.tensors import TensorSpec, spec_of
@@ -29,6 +30,7 @@ class PlannedSurgery:
     flops: FlopReport
     base: Mapping[str, TensorSpec]
     owned: Mapping[str, TensorSpec]
+    notes: tuple[str, ...]
 
     @property
     def trained_bytes(self) -> int:
@@ -73,7 +75,13 @@ def plan_surgery(
             for key, parameter in described.model.named_parameters()
             if key in described.expansion.owned
         },
-    )
+        tuple(
+            start_notes(
+                document.plan, described.model, described.layout, family, described.groups,
+                described.train,
+            )
+        ),
+    )  # fmt: skip
 
 
 def owned_tensors(planned: PlannedSurgery, source: Source, seed: int) -> dict[str, ByteSource]:

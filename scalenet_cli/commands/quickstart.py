@@ -11,6 +11,7 @@ from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
 from scalenet_cli.commands.count import count_params, flops
 from scalenet_cli.commands.expand import expand_checkpoint
 from scalenet_cli.commands.inspection import InspectReport, inspect
+from scalenet_cli.commands.new_blocks import NewBlocksReport
 from scalenet_cli.commands.verify import VerifyReport, verify
 from scalenet_cli.errors import BundleError, OutputExists
 from scalenet_cli.plan.recipes import recipes_folder
@@ -40,6 +41,7 @@ class QuickstartReport(Report):
     flops: FlopReport
     before_top1: float
     after_top1: float
+    new_blocks: NewBlocksReport | None
     curve: tuple[tuple[float, float], ...]
     layout: InspectReport
     verification: VerifyReport
@@ -85,6 +87,7 @@ def _quickstart(
         flops=flops(start),
         before_top1=run.before,
         after_top1=run.best,
+        new_blocks=run.new_blocks,
         curve=tuple((line["epoch"], line["top1"]) for line in lines),
         layout=inspect(start),
         verification=verify(output / "best", source=str(checkpoint)).model_copy(

@@ -1,11 +1,13 @@
 """What a model is worth without one block instance, or without that instance's adapters."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
+from scalenet_cli.measure.probe import executed_blocks
+from scalenet_cli.plan.layout import Layout
 from scalenet_cli.surgery.instance import AdjustedLinear
 
 
@@ -20,6 +22,16 @@ def skipped(block: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def without_new_blocks(model: nn.Module, layout: Layout) -> Iterator[None]:
+    """Blocks that were added give back what they get, while the context lasts."""
+    with ExitStack() as stack:
+        for block in executed_blocks(model, layout):
+            if block.slot.ordinal > 0:
+                stack.enter_context(skipped(block.module))
+        yield
 
 
 def _give_back(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:

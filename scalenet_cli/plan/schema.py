@@ -183,7 +183,9 @@ class ExpansionPlan(Strict):
         default_factory=lambda: ParallelPlan(), description="what each instance gets of its own"
     )
     start: Literal["copy", "average", "identity"] = Field(
-        "copy", description="what an extra instance computes before training"
+        "identity",
+        description="what an extra instance computes before training: by default nothing, so that "
+        "the scaled model is its source; `copy` is the paper's",
     )
     train: (
         Annotated[

@@ -84,6 +84,10 @@ class TrainingRecipe(Strict):
         ]
         | None
     ) = Field(None, description="groups to train; the plan's if unset")
+    lr_scale: dict[Group, Positive] = Field(
+        default_factory=dict,
+        description="factor on the learning rate of a group, as in {gates: 10}; 1 if unset",
+    )
     ema_decay: Below1 | None = Field(
         None, description="average of the trained tensors; it is what is evaluated and saved"
     )

@@ -27,15 +27,15 @@ def plan_problems(
     then.
     """
     problems: dict[tuple[str, object], PlanError] = {}
-    checks: tuple[Callable[[nn.Module, Anatomy, ExpansionPlan], None], ...] = (
-        check_start,
-        check_drop_path,
-    )
     for index, stage in enumerate(family.stages(model)):
         block = next(model.get_submodule(stage.path).children())
         _require_linears(block, family.anatomy(block), f"{stage.path}.0")
-        adapted = _stage_is_adapted(plan, layout, index)
-        for check in (*checks, _check_adapter) if adapted else checks:
+        checks: list[Callable[[nn.Module, Anatomy, ExpansionPlan], None]] = [check_drop_path]
+        if _stage_gets_blocks(layout, index):
+            checks.append(check_start)
+        if _stage_is_adapted(plan, layout, index):
+            checks.append(_check_adapter)
+        for check in checks:
             try:
                 check(block, family.anatomy(block), plan)
             except PlanErrors as errors:
@@ -73,8 +73,10 @@ def check_start(_: nn.Module, anatomy: Anatomy, plan: ExpansionPlan) -> None:
     """
     if plan.start == "identity" and anatomy.bias_after_closing:
         raise StartUnsupported(
-            "start: identity silences each branch, but a norm with a bias follows in this model",
-            hint="use `start: copy`",
+            "start: identity, which is the default, silences each branch, but a norm with a bias "
+            "follows in this model",
+            hint="write `start: copy`: the model then computes something else than its source "
+            "until it is trained",
             field=("start",),
         )
     if plan.start == "average" and anatomy.norm_after_closing:
@@ -106,6 +108,11 @@ def _check_adapter(block: nn.Module, anatomy: Anatomy, plan: ExpansionPlan) -> N
         core = block.get_submodule(part)
         assert isinstance(core, nn.Linear)
         ADAPTERS[plan.adapter.type](core, plan.adapter)
+
+
+def _stage_gets_blocks(layout: Layout | None, index: int) -> bool:
+    """Whether a block of the stage may be executed twice: only then does a start say anything."""
+    return layout is None or len(layout.stages[index].instances) > layout.stages[index].depth
 
 
 def _stage_is_adapted(plan: ExpansionPlan, layout: Layout | None, index: int) -> bool:

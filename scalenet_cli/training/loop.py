@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, NamedTuple, Protocol, final
 
 import torch
 from torch import nn
@@ -67,9 +68,7 @@ class Schedule:
         return step % self.recipe.log_steps == 0 or step == self.last_step
 
 
-@final
-@dataclass(frozen=True)
-class StepResult:
+class StepResult(NamedTuple):
     """Mean loss of a rank's share, and the norm of the whole gradient; both may be on a GPU."""
 
     loss: torch.Tensor
@@ -98,14 +97,22 @@ class Trainer:
         self._lr_schedule, self._task, self._schedule = lr_schedule, task, schedule
         self._devices, self._checkpointer, self._reporter = devices, checkpointer, reporter
         self._average = average
-        self._recipe = schedule.recipe
+        self._recipe, self._ranks = schedule.recipe, devices.num_ranks
         self._scaler = checkpointer.scaler
         self._pending: list[tuple[int, StepResult, float]] = []
         self._skipped: dict[str, str] = {}  # since all ranks were last asked
         self._clock, self._timed_step = 0.0, 0
 
-    def run(self, batches: "DataLoader[Any]", val: "DataLoader[Any]") -> None:
+    def run(
+        self,
+        batches: "DataLoader[Any]",
+        val: "DataLoader[Any]",
+        ablation: AbstractContextManager[None] | None,
+    ) -> Scores | None:
         """Trains from where the checkpointer is to the end.
+
+        Returns the scores inside of ``ablation``, where it lacks some of its blocks; None without
+        one, or where a signal came in the last step.
 
         Raises:
             StoppedOnRequest: a signal; the state was saved.
@@ -126,6 +133,10 @@ class Trainer:
                 progress.step += 1
                 self._after_step(progress.step, val)
                 self._stop_if_asked(stopper, progress.step)
+            if ablation is None or self._is_asked(stopper):
+                return None
+            with ablation:
+                return self._scores(last, val)
 
     def _after_step(self, step: int, val: "DataLoader[Any]") -> None:
         due = self._schedule.is_evaluated(step)
@@ -225,14 +236,8 @@ class Trainer:
         self._clock, self._timed_step = now, step
 
     def _evaluate(self, step: int, val: "DataLoader[Any]") -> Scores:
-        """The trained average, where there is one, over all of the validation data."""
-        if self._average is not None and step:
-            self._average.swap()
-        with EvaluationMode(self._parallel.model):
-            result = self._task.evaluate(self._parallel.model, val, self._devices)
-        self._parallel.forget_gathered()
-        if self._average is not None and step:
-            self._average.swap()
+        """Scores that are checked, logged and told."""
+        result = self._scores(step, val)
         require_finite_loss(step, result.loss)
         self._hear_of_skipped(result.skipped if self._devices.is_main else (), "validation")
         self._tell_of_skipped()
@@ -246,12 +251,19 @@ class Trainer:
         self._reporter.evaluated(step, result)
         return result
 
+    def _scores(self, step: int, val: "DataLoader[Any]") -> Scores:
+        """The trained average, where there is one, over all of the validation data."""
+        if self._average is not None and step:
+            self._average.swap()
+        with EvaluationMode(self._parallel.model):
+            result = self._task.evaluate(self._parallel.model, val, self._devices)
+        self._parallel.forget_gathered()
+        if self._average is not None and step:
+            self._average.swap()
+        return result
+
     def _epoch(self, step: int) -> float:
         return round(step / self._schedule.steps_per_epoch, 6)
-
-    @property
-    def _ranks(self) -> int:
-        return self._devices.num_ranks
 
     def _hear_of_skipped(self, found: Iterable[Skipped], data: str) -> None:
         for one in found:
@@ -270,8 +282,7 @@ class Trainer:
         """All ranks stop after the same step."""
         if self._devices.device.type != "cpu" and not self._schedule.is_logged(step):
             return
-        asked = torch.tensor(float(stopper.request is not None), device=self._devices.device)
-        if not self._devices.sum(asked) or step == self._schedule.last_step:
+        if not self._is_asked(stopper) or step == self._schedule.last_step:
             return  # nobody asked, or too late: all is done and saved
         self._settle()
         self._tell_of_skipped()
@@ -283,3 +294,8 @@ class Trainer:
             where=str(self._checkpointer.folder.path),
             hint="the same command with --resume goes on from there",
         )
+
+    def _is_asked(self, stopper: Stopper) -> bool:
+        """Whether a signal asked any rank to stop."""
+        asked = torch.tensor(float(stopper.request is not None), device=self._devices.device)
+        return bool(self._devices.sum(asked))

@@ -1,5 +1,6 @@
 """Optimizer, learning rate, average of weights: timm's and PyTorch's, set up for tied models."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -14,12 +15,18 @@ _FUSED: Final = ("adamw", "adam", "sgd", "momentum")
 
 
 def build_optimizer(
-    model: nn.Module, recipe: Recipe, *, fused: bool, layer_decay: float | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    groups: Mapping[str, Group],
+    *,
+    fused: bool,
+    layer_decay: float | None = None,
 ) -> Any:
     """Timm's optimizer of this name over the trained tensors.
 
     Weight decay leaves out one-dimensional tensors and those that the model names. With
     ``layer_decay`` a tied tensor, which has one entry here, has the depth of its first use.
+    ``groups`` has the group of every tensor, by the model's key.
     """
     extra: dict[str, Any] = {}
     if recipe.opt_eps is not None:
@@ -28,7 +35,7 @@ def build_optimizer(
         extra["betas"] = recipe.opt_betas
     if fused and recipe.opt in _FUSED:
         extra["fused"] = True
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         model,
         opt=recipe.opt,
         lr=recipe.lr,
@@ -37,6 +44,30 @@ def build_optimizer(
         layer_decay=layer_decay,
         **extra,
     )
+    if recipe.lr_scale:
+        factors = {
+            id(parameter): recipe.lr_scale.get(groups[key], 1.0)
+            for key, parameter in model.named_parameters()
+        }
+        _scale_rates(optimizer, factors)
+    return optimizer
+
+
+def _scale_rates(optimizer: Any, factors: Mapping[int, float]) -> None:
+    """Splits the optimizer's groups by the factor of their tensors, before its first step.
+
+    ``factors`` is by ``id``. A factor goes on top of layer decay's: timm's schedule multiplies the
+    rate of a group by its ``lr_scale``.
+    """
+    split = []
+    for group in optimizer.param_groups:
+        parts: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(factors[id(parameter)], []).append(parameter)
+        for factor, members in parts.items():
+            scale = group.get("lr_scale", 1.0) * factor
+            split.append({**group, "params": members, "lr_scale": scale})
+    optimizer.param_groups = split
 
 
 def build_schedule(optimizer: Any, recipe: Recipe, steps: int) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -24,7 +24,7 @@ from scalenet_cli.training.precision import set_types
 from scalenet_cli.training.run_folder import RunFolder
 from scalenet_cli.training.seeding import seed_everything
 from scalenet_cli.training.subject import Subject
-from scalenet_cli.training.task import Task
+from scalenet_cli.training.task import Scores, Task
 
 
 @final
@@ -40,6 +40,15 @@ class Work:
     sharding: Sharding = "ddp"
 
 
+@final
+@dataclass(frozen=True)
+class Finished:
+    """A run at its end. ``ablated`` are the scores of the last model inside of the ablation."""
+
+    checkpointer: Checkpointer
+    ablated: Scores | None
+
+
 def carry_out(
     subject: Subject,
     recipe: Recipe,
@@ -48,8 +57,11 @@ def carry_out(
     folder: RunFolder,
     work: Work,
     reporter: Reporter,
-) -> Checkpointer:
+    ablation: AbstractContextManager[None] | None = None,
+) -> Finished:
     """Trains from the newest state to the end; see Trainer.run for what it raises.
+
+    The trained model is evaluated once more inside of ``ablation``, where one is given.
 
     Raises:
         OptionError: the batch does not fit the ranks.
@@ -57,7 +69,7 @@ def carry_out(
     """
     micro_batch = check_batch(recipe, task, devices, work)
     with _libraries(recipe, devices):
-        return _train(subject, recipe, task, devices, folder, work, reporter, micro_batch)
+        return _train(subject, recipe, task, devices, folder, work, reporter, ablation, micro_batch)
 
 
 def _train(
@@ -68,8 +80,9 @@ def _train(
     folder: RunFolder,
     work: Work,
     reporter: Reporter,
+    ablation: AbstractContextManager[None] | None,
     micro_batch: int,
-) -> Checkpointer:
+) -> Finished:
     model = subject.model
     trained_keys = freeze(model, subject.groups, subject.train)
     set_types(model, DTYPES.get(recipe.precision))
@@ -80,6 +93,7 @@ def _train(
     optimizer = build_optimizer(
         model,
         recipe,
+        subject.groups,
         fused=not parallel.sharded,
         layer_decay=recipe.layer_decay if isinstance(recipe, ImageRecipe) else None,
     )
@@ -106,11 +120,19 @@ def _train(
     )
     workers = task.default_workers if work.workers is None else work.workers
     first = checkpointer.progress.step
-    trainer.run(
+    ablated = trainer.run(
         training_loader(task, recipe, devices, workers, first, schedule.last_step),
         validation_loader(task, devices, work.eval_batch_size or micro_batch, workers),
+        ablation if ablation is None or not recipe.compile else _uncompiled(ablation),
     )
-    return checkpointer
+    return Finished(checkpointer, ablated)
+
+
+@contextmanager
+def _uncompiled(context: AbstractContextManager[None]) -> Iterator[None]:
+    """Blocks run without their compiled code: new hooks would compile them anew, or go unheard."""
+    with torch.compiler.set_stance("force_eager"), context:
+        yield
 
 
 def check_batch(recipe: Recipe, task: Task, devices: Devices, work: Work) -> int:

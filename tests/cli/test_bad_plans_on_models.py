@@ -165,7 +165,7 @@ def test_an_adapter_that_does_not_fit(
 @pytest.mark.parametrize(
     ("model", "rest", "code", "place", "says"),
     [
-        ("vit", "train: [norms, gates]\n", "train-group-missing", "5  train[1]",
+        ("vit", "train: [norms, gates]\nstart: copy\n", "train-group-missing", "5  train[1]",
          "groups of this model: shared, norms, adapters, embeddings, head"),
         ("llama", "drop_path: 0.1\n", "drop-path-unsupported", "5  drop_path",
          "drop_path is 0.1"),
@@ -190,9 +190,9 @@ def test_what_the_model_has_no_place_for(
          ("3  mapping.sources", "5  mapping.sources[1]", "6  mapping.sources[2]")),
         ("vit", BASE + "adapter:\n  dim: 4\n  targets:\n  - fc1\n  - x\n  - y\n",
          ("8  adapter.targets[1]", "9  adapter.targets[2]")),
-        ("vit", BASE + "train: [gates, adapters]\nadapter: {type: none}\n",
+        ("vit", BASE + "train: [gates, adapters]\nadapter: {type: none}\nstart: copy\n",
          ("4  train[0]", "4  train[1]")),
-        ("llama", BASE + "drop_path: 0.1\nadapter:\n  dim: 99\ntrain: [gates]\n",
+        ("llama", BASE + "drop_path: 0.1\nadapter:\n  dim: 99\ntrain: [gates]\nstart: copy\n",
          ("4  drop_path", "6  adapter.dim", "7  train[0]")),
         ("vit", HEAD + "factor: 1.5\nadapter:\n  dim: 4\n  targets: [fc9]\n",
          ("3  factor", "6  adapter.targets[0]")),

@@ -28,6 +28,7 @@ PLAN: Mapping[str, Any] = {
     "mapping": "interpolate",
     "factor": 2,
     "adapter": {"dim": 4},
+    "start": "copy",
 }
 RECIPE: Mapping[str, Any] = {
     "epochs": 2, "batch_size": 8, "lr": 5e-3, "warmup_epochs": 0, "log_steps": 1, "no_aug": True,

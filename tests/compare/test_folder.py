@@ -7,6 +7,7 @@ from math import exp
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.commands.study.folder import StudyFolder, with_kept_arms
@@ -138,3 +139,18 @@ def test_plots_of_earlier_results_do_not_stay(made: Made, tmp_path: Path) -> Non
     only_nan = results.model_copy(update={"arms": results.arms[2:]})
     assert draw_plots(only_nan, tmp_path) == ()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_study_of_before_an_entry_of_recipes_goes_on(made: Made, tmp_path: Path) -> None:
+    study, out, report, _ = made
+    copy = shutil.copytree(out, tmp_path / "out")
+    written = yaml.safe_load((copy / "study.yaml").read_text())
+    for arm in written["arms"].values():
+        del arm["recipe"]["lr_scale"]
+    (copy / "study.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
+    assert run_study(study, copy).results == report.results
+    for arm in written["arms"].values():
+        arm["recipe"]["lr"] = 1.0
+    (copy / "study.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
+    with pytest.raises(RunDiffers, match="recipe changed"):
+        run_study(study, copy)

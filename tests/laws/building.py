@@ -27,6 +27,7 @@ def make_plan(case: TinyCase, **changes: Any) -> ExpansionPlan:
         "factor": 2,
         "shared": {"scope": "all"},
         "adapter": SMALL,
+        "start": "copy",
     }
     plan.update(changes)
     return ExpansionPlan.model_validate({k: v for k, v in plan.items() if v is not None})

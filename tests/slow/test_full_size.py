@@ -161,7 +161,7 @@ def test_a_deit_b_bundle_is_hardly_larger(
     source = tmp_path / "deit_base.pth"
     torch.save({"model": build("deit_base_patch16_224").model.state_dict()}, source)
     plan = tmp_path / "plan.yaml"
-    plan.write_text(f"version: 1\nmapping: interpolate\nfactor: {factor}\n")
+    plan.write_text(f"version: 1\nmapping: interpolate\nfactor: {factor}\nstart: copy\n")
     for name in ("one", "two"):
         result = run("expand", source, "--plan", plan, "-o", tmp_path / name, "--json")
         assert result.exit_code == 0, result.stderr

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-STARTS = ("copy", "average", "identity")
+STARTS = ("copy", "average", "identity", None)
 MAPPINGS = ("interpolate", "stack", "{sources: [0, 1, 1, 2, 3, 0]}")
 VIT = SourceOptions(
     model_kwargs={"num_heads": 4, "norm_eps": 1e-5, "mean": [0, 0, 0], "std": [1, 1, 1]}
@@ -33,12 +33,12 @@ def asset(name: str) -> Path:
     return Path(folder) / name
 
 
-def write_plan(folder: Path, mapping: str, start: str, dim: int = 8) -> str:
+def write_plan(folder: Path, mapping: str, start: str | None, dim: int = 8) -> str:
+    """A plan; without a start it leaves that to the default."""
     factor = "" if "sources" in mapping else "factor: 2\n"
+    chosen = "" if start is None else f"start: {start}\n"
     path = folder / "plan.yaml"
-    path.write_text(
-        f"version: 1\nmapping: {mapping}\n{factor}start: {start}\nadapter: {{dim: {dim}}}\n"
-    )
+    path.write_text(f"version: 1\nmapping: {mapping}\n{factor}{chosen}adapter: {{dim: {dim}}}\n")
     return str(path)
 
 
@@ -86,7 +86,7 @@ def test_every_start_and_mapping_on_the_cifar10_vit(
         found = answers(load(out), images)
         hits = int((found.argmax(1) == labels).sum())
         print(f"{mapping} {start}: {hits / 100} %")
-        if start == "identity":
+        if start in ("identity", None):
             assert torch.equal(found.argmax(1), expected.argmax(1))
             assert torch.equal(found, expected)
         else:
@@ -106,7 +106,7 @@ def test_every_start_and_mapping_on_stories15m(tmp_path: Path) -> None:
         assert verify(out, source=str(folder)).compared_tensors == 56
         model = load(out)
         with torch.no_grad():
-            assert torch.equal(model(tokens).logits, expected) == (start == "identity")
+            assert torch.equal(model(tokens).logits, expected) == (start in ("identity", None))
         cached, plain = (
             model.generate(tokens, max_new_tokens=40, do_sample=False, use_cache=use_cache)
             for use_cache in (True, False)

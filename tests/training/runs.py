@@ -33,6 +33,7 @@ PLAN: Mapping[str, Any] = {
     "mapping": "interpolate",
     "factor": 2,
     "adapter": {"dim": 4},
+    "start": "copy",
 }
 # Everything random is on: augmentation, mixup and cutmix, drop path; and all of it is fast.
 RECIPE: Mapping[str, Any] = {
@@ -109,7 +110,7 @@ def train(
 ) -> FinetuneReport:
     """A run on the CPU, in this process, without its picture."""
     work = Work(workers=workers, sharding=sharding)
-    chosen = FinetuneOptions(settings=dict(recipe), device="cpu", work=work)
+    chosen = FinetuneOptions(settings=dict(recipe), device="cpu", work=work, ablation=False)
     with patch("scalenet_cli.commands.finetune.draw_curves"):
         return finetune(
             bundle, DataOptions(str(data)), output, replace(chosen, **options),

@@ -58,6 +58,7 @@ def _train(folder: StudyFolder, cell: Cell, options: CellOptions, reporter: Repo
         resume=run.exists(),
         num_classes=options.num_classes,
         reset_head=options.reset_head,
+        ablation=False,
         device=options.device,
         work=options.work,
     )

@@ -37,6 +37,7 @@ BASE_PLAN: Final[dict[str, Any]] = {
     "mapping": "stack",
     "factor": 1,
     "adapter": {"type": "none"},
+    "start": "copy",
     "train": "all",
 }
 

@@ -14,6 +14,7 @@ from scalenet_cli.bundle.staging import fsync_path
 from scalenet_cli.commands.study.arms import Arm
 from scalenet_cli.errors import OutputExists, OutputUnwritable, RunDiffers, RunStateDamaged
 from scalenet_cli.plan.load_study import StudyDocument
+from scalenet_cli.plan.training import RECIPES
 from scalenet_cli.training.run_folder import RunFolder
 
 STUDY: Final = "study.yaml"
@@ -128,8 +129,8 @@ def require_same(folder: StudyFolder, new: dict[str, Any]) -> tuple[str, ...]:
     stale: list[str] = []
     others: list[str] = []
     for name, found in _cells(path):
-        arm, earlier = new["arms"].get(name), old.get("arms", {}).get(name)
-        changed = shared or [key for key in arm or () if (earlier or {}).get(key) != arm[key]]
+        arm, earlier = new["arms"].get(name), _with_defaults(old.get("arms", {}).get(name) or {})
+        changed = shared or [key for key in arm or () if earlier.get(key) != arm[key]]
         cells = [f"{name}/{seed}" for seed in found]
         if arm is None:
             others += cells
@@ -145,6 +146,15 @@ def require_same(folder: StudyFolder, new: dict[str, Any]) -> tuple[str, ...]:
     known = {f"{arm}/seed-{seed}" for arm in new["arms"] for seed in new["seeds"]}
     kept = [f"{name}/{s}" for name, found in _cells(path) for s in found if name in new["arms"]]
     return tuple(sorted({*others, *(cell for cell in kept if cell not in known)}))
+
+
+def _with_defaults(arm: dict[str, Any]) -> dict[str, Any]:
+    """An arm with the entries that recipes have got since it was written: their defaults."""
+    recipe = arm.get("recipe")
+    if not isinstance(recipe, dict) or recipe.get("task") not in RECIPES:
+        return arm
+    defaults = RECIPES[recipe["task"]]().model_dump(mode="json", exclude={"seed"})
+    return {**arm, "recipe": {**defaults, **recipe}}
 
 
 def with_kept_arms(folder: StudyFolder, new: dict[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def _baseline_plan(entry: ArmEntry, stage: int, depth: int) -> dict[str, Any]:
         "depth": depth,
         "shared": {"scope": {"stages": [stage]}, "weights": weights},
         "adapter": {"type": "none"},
+        "start": "copy",
         "train": "all",
     }
 
@@ -130,5 +131,6 @@ def _scratch_plan(layout: Layout) -> dict[str, Any]:
         "mapping": {"sources": sources},
         "shared": {"scope": {"stages": scaled}, "weights": "random"},
         "adapter": {"type": "none"},
+        "start": "copy",
         "train": "all",
     }
