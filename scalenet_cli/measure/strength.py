@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from scalenet_cli.adapters.bottleneck import BottleneckAdapter
 from scalenet_cli.measure.probe import executed_blocks
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.surgery.instance import AdjustedLinear
@@ -36,7 +37,7 @@ def strength_of_new_blocks(model: nn.Module, layout: Layout) -> Strength:
                 continue
             if module.gate is not None:
                 gates.append(module.gate.double().abs())
-            if module.adapter is not None:
+            if isinstance(module.adapter, BottleneckAdapter):
                 up, down = module.adapter.up.weight.double(), module.adapter.down.weight.double()
                 # The norm of the product, from two matrices as small as the adapter's dim.
                 squared = float(((up.T @ up) * (down @ down.T)).sum())

@@ -9,6 +9,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from scalenet_cli.plan.schema import Group
 from scalenet_cli.plan.training import Recipe
 
 _FUSED: Final = ("adamw", "adam", "sgd", "momentum")
