@@ -90,10 +90,11 @@ def test_resume_with_moved_data(
 DIFFERENCES: list[tuple[tuple[object, ...], tuple[str, ...]]] = [
     (
         ("--lr", 1, "--drop-path", 0.3, "--limit-train", 8),
-        ("lr: 0.0002 -> 1.0", "drop_path: None -> 0.3", "train data: 16 samples -> 8"),
+        ("lr: 0.0002 -> 1.0", "drop_path: None -> 0.3", "train data: 16 samples -> 8",
+         "leave out what changes the recipe; repeat the bundle, the data and those of --limit-"),
     ),
-    (("--recipe", "RECIPE"), ("opt: adamw -> sgd",)),
-    (("--reset-head",), ("a new head: no -> yes",)),
+    (("--recipe", "RECIPE"), ("opt: adamw -> sgd", "hint:  leave out what changes the recipe; or")),
+    (("--reset-head",), ("a new head: no -> yes", "hint:  repeat the bundle")),
     (("--num-classes", 7), ("classes: 5 -> 7", "a new head: no -> yes")),
 ]  # fmt: skip
 
@@ -106,6 +107,15 @@ def test_other_options(
     (tmp_path / "r.yaml").write_text("opt: sgd\n")
     given = [tmp_path / "r.yaml" if option == "RECIPE" else option for option in options]
     refuse_resume(run, ground, copy, *given, status=USAGE, code="run-differs", says=says)
+
+
+def test_a_limit_has_to_be_repeated(run: Run, ground: Path, tmp_path: Path) -> None:
+    limit = ("--limit-train", 8)
+    assert run(*command(ground, tmp_path / "run", *limit)).exit_code == 0
+    arguments = command(ground, tmp_path / "run", "--resume")
+    says = ("train data: 8 samples -> 16", "hint:  repeat", "--limit-train")
+    refuse(run, tmp_path / "run", *arguments, status=USAGE, code="run-differs", says=says)
+    assert run(*arguments, *limit).exit_code == 0
 
 
 def _renamed(data: Path) -> None:

@@ -101,7 +101,13 @@ def test_tables_times_and_plots_are_written(made: Made) -> None:
     _, out, report, _ = made
     assert all((out / name).is_file() for name in report.files)
     assert {"results.md", "timings.json", "compute.png"} < set(report.files)
-    rows = [line for line in (out / "results.md").read_text().splitlines() if "| 1" in line]
+    table = (out / "results.md").read_text()
+    assert table.startswith(
+        "# Two ways, and one that fails\n\nSource: `timm:vit_tiny_patch16_224`.\n"
+    )
+    assert report.title == "Two ways, and one that fails"
+    assert json.loads((out / "results.json").read_text())["title"] == report.title
+    rows = [line for line in table.splitlines() if "| 1" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| scalenet", "| swa", "| nan"]
     times = json.loads((out / "timings.json").read_text())["training_seconds"]
     assert set(times) == {"scalenet", "swa"}  # not of what diverged
