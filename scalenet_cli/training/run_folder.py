@@ -33,7 +33,7 @@ MAX_RECORD_BYTES: Final = 100_000_000
 # Options beside --data that decide samples and head; the recipe of the run does not keep them.
 _SAME: Final[Mapping[TaskName, tuple[str, ...]]] = {
     "images": ("--limit-train", "--limit-val", "--class-map", "--num-classes", "--reset-head"),
-    "language": ("--limit-train", "--limit-val", "--val-data", "--tokenizer"),
+    "language": ("--limit-train", "--limit-val", "--val-data"),
 }
 
 
