@@ -148,6 +148,7 @@ class _Planned:
     cells: CellOptions
     data: dict[str, DataRecord]
     larger_is_better: bool
+    notes: tuple[str, ...]
 
 
 def _report(
@@ -173,7 +174,7 @@ def _report(
         arms=costs,
         total_train_flops=sum(cost.total_train_flops for cost in costs) * len(seeds),
         results=None,
-        notes=(note,) if left else (),
+        notes=(*planned.notes, *((note,) if left else ())),
     )
 
 
@@ -201,7 +202,8 @@ def _plan(document: StudyDocument, options: CompareOptions) -> _Planned:
     cells = CellOptions(
         data_options(document),
         data.num_classes,
-        data.reset_head,
+        # Decided once: an arm from scratch knows no class names that its head could have.
+        data.reset_head or tasks.new_head,
         task.metric,
         options.device,
         options.work,
@@ -212,6 +214,7 @@ def _plan(document: StudyDocument, options: CompareOptions) -> _Planned:
         cells,
         {arm.name: tasks.record(arm.recipe) for arm in arms},
         task.larger_is_better,
+        tasks.notes,
     )
 
 

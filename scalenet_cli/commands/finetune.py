@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from scalenet_cli.bundle.read import open_bundle
-from scalenet_cli.bundle.reports import Report
+from scalenet_cli.bundle.reports import HeadClasses, Report
 from scalenet_cli.commands.finetune_setup import FinetuneOptions, Setup, set_up
 from scalenet_cli.errors import LossNotFinite, StoppedOnRequest
 from scalenet_cli.plan.schema import Group
@@ -31,7 +31,9 @@ _WORKER_HINT: Final = "use fewer --workers, or --workers 0; then add --resume"
 class FinetuneReport(Report):
     """What came out. ``before``, ``best`` and ``last`` are of the validation data.
 
-    ``metric`` is what the best bundle is chosen by: top1 in per cent, or perplexity.
+    ``metric`` is what the best bundle is chosen by: top1 in per cent, or perplexity. ``classes``
+    says how it is known which classes the head of an image classifier answers; ``notes`` are what
+    the user should hear of.
     """
 
     run: str
@@ -43,12 +45,14 @@ class FinetuneReport(Report):
     trained_parameters: int
     num_classes: int | None
     new_head: bool
+    classes: HeadClasses | None
     metric: str
     before: float
     best: float
     best_step: int
     last: dict[str, float]
     skipped_samples: int
+    notes: tuple[str, ...]
 
 
 def finetune(
@@ -130,10 +134,12 @@ def _report(
         trained_parameters=sum(p.numel() for p in subject.model.parameters() if p.requires_grad),
         num_classes=subject.num_classes,
         new_head=subject.new_head,
+        classes=setup.classes,
         metric=setup.task.metric,
         before=progress.before or 0.0,
         best=progress.best or 0.0,
         best_step=progress.best_step or 0,
         last=last.metrics if last else {},
         skipped_samples=len(progress.skipped),
+        notes=(*setup.notes, *setup.task.remarks(progress.before or 0.0, subject.train)),
     )

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from scalenet_cli import __version__
 from scalenet_cli.bundle.read import Bundle, bundle_folder, open_bundle
+from scalenet_cli.bundle.reports import HeadClasses
 from scalenet_cli.bundle.trained import Start
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
@@ -50,6 +51,7 @@ class Setup:
     record: RunRecord
     subject: Subject
     notes: tuple[str, ...] = ()
+    classes: HeadClasses | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a kind of task makes of a request. ``subject`` reads the weights."""
+    """What a kind of task makes of a request. ``subject`` reads the weights.
+
+    ``classes`` says how it is known which classes the head of an image classifier answers.
+    """
 
     start: Start
     task: Task
     record: RunRecord
     subject: Callable[[], Subject]
     notes: tuple[str, ...] = ()
+    classes: HeadClasses | None = None
 
 
 def set_up(
@@ -105,7 +111,16 @@ def set_up(
         folder.require_same(parts.record, recipe)
     check_batch(recipe, parts.task, devices, options.work)
     subject = parts.subject()
-    return Setup(going_on, recipe, parts.start, parts.task, parts.record, subject, parts.notes)
+    return Setup(
+        going_on,
+        recipe,
+        parts.start,
+        parts.task,
+        parts.record,
+        subject,
+        parts.notes,
+        parts.classes,
+    )
 
 
 def _recipe(folder: RunFolder | None, options: FinetuneOptions, kind: TaskName) -> Recipe:

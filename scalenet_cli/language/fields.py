@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Final, final
+from typing import Any, Final, final
 
+from scalenet_cli.errors import shown
 from scalenet_cli.language.records import Record
 
 _MAX_NAMES: Final = 12
 _MAX_NAME: Final = 60
 # What says nothing; tables and converters fill columns with these.
-_EMPTY: Final = (None, "", [], {}, "[]", "{}")
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {}, "[]", "{}")
 
 
 @final
@@ -31,15 +32,9 @@ class UnreadFields:
             return ()
         ordered = sorted(self._counts.items(), key=lambda found: -found[1])
         shown = [
-            f"{_printable(name)} ({count:,} {'record' if count == 1 else 'records'})"
+            f"{shown(name, _MAX_NAME)} ({count:,} {'record' if count == 1 else 'records'})"
             for name, count in ordered[:_MAX_NAMES]
         ]
         if len(ordered) > _MAX_NAMES:
             shown.append(f"and {len(ordered) - _MAX_NAMES} more")
         return (f"fields that were not read: {', '.join(shown)}",)
-
-
-def _printable(name: str) -> str:
-    """A name from a file of strangers, in one short line."""
-    short = name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)

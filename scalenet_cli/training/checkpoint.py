@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from scalenet_cli.bundle.trained import write_trained
+from scalenet_cli.plan.schema import Group
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import assign, gathered
@@ -103,6 +104,11 @@ class Checkpointer:
             average.num_averaged = progress.num_averaged
         if progress.scaler:
             self.scaler.load_state_dict({**self.scaler.state_dict(), **progress.scaler})
+
+    @property
+    def trained_groups(self) -> tuple[Group, ...]:
+        """What of the model is trained."""
+        return self._subject.train
 
     def is_better(self, value: float, other: float | None) -> bool:
         """Whether a value of the task's metric beats another, or there is no other."""

@@ -124,7 +124,7 @@ def test_fields_that_cannot_be(chatty: Any, fields: dict[str, Any], says: str) -
         ({"prompt": "a", "completion": "b", "system": SYSTEM}, "system (2 records)"),
         ({"text": "a", "prompt": "b", "score": 0.5}, "prompt (2 records), score (2 records)"),
         ({"text": "a", "url": "", "tags": [], "meta": {}, "tools": "[]", "label": None}, ""),
-        ({"text": "a", "x" * 99: 1}, f"{'x' * 60}... (2 records)"),
+        ({"text": "a", "x" * 99: 1}, f"{'x' * 30} ... {'x' * 30} (2 records)"),
         ({"text": "a", **{f"x{n:02}": n for n in range(15)}}, "x11 (2 records), and 3 more"),
     ],
 )
