@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from scalenet_cli import EvalOptions, SourceOptions, evaluate, expand_checkpoint
 from scalenet_cli.bundle.read import read_manifest
@@ -25,8 +24,7 @@ from scalenet_cli.vision.class_names import (
     match_classes,
 )
 from scalenet_cli.vision.guessing import is_guessing
-from tests.images import write_classifier
-from tests.models import ARCHITECTURES
+from tests.images import write_classifier, write_labelled
 from tests.training.runs import PLAIN, PLAN, expand_case, tiny_case, train, write_data
 
 IMAGENET: Final = guessed_classes(1000)
@@ -160,7 +158,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     renamed(data, folder / "turned", {f"class{n}": f"{(n + 1) % 5}" for n in range(5)})
     renamed(data, folder / "fruits", {f"class{n}": f"fruit{n}" for n in range(5)})
     expand_case(tiny_case("vit"), folder / "out")
-    recipe = {**PLAIN, "epochs": 12, "train": "all", "eval_epochs": 12}
+    recipe = {**PLAIN, "epochs": 6, "lr": 1e-2, "train": "all", "eval_epochs": 6}
     report = train(folder / "out", folder / "numbers", folder / "run", recipe)
     assert report.best > 60
     return folder
@@ -214,24 +212,9 @@ def test_what_becomes_of_the_head(ground: Path, tmp_path: Path) -> None:
         evaluate(tmp_path / "first", trees, how=EvalOptions(workers=0))
 
 
-def labelled(folder: Path, labels: Any) -> Path:
-    """A folder as timm's push_to_hf_hub writes it, with names of the classes."""
-    checkpoint, _ = write_classifier(folder)
-    output = folder / "labelled"
-    output.mkdir()
-    save_file(load_file(checkpoint), output / "model.safetensors")
-    kind = ARCHITECTURES["vit"]
-    config = {
-        "architecture": kind.name, "num_classes": 5, "label_names": labels,
-        "model_args": dict(kind.arguments),
-    }  # fmt: skip
-    (output / "config.json").write_text(json.dumps(config))
-    return output
-
-
 def test_a_source_may_name_its_classes(ground: Path, tmp_path: Path) -> None:
     names = [f"fruit{number}" for number in range(5)]
-    source = labelled(tmp_path, dict(enumerate(names)))
+    source = write_labelled(tmp_path, dict(enumerate(names)))
     expand_checkpoint(source, plan_from_dict(PLAN), tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["source"]["preprocessing"]["label_names"] == names
