@@ -113,8 +113,10 @@ class ImageTask:
 
     def remarks(self, before: float, trained: Collection[Group]) -> tuple[str, ...]:
         """A head that is not trained and no better than guessing is of other classes, it seems."""
+        if "head" in trained:
+            return ()
         guess = guessed_share(self._val, self._num_classes)
-        if "head" in trained or not is_guessing(before / 100, guess, len(self._val)):
+        if not is_guessing(before / 100, guess, len(self._val)):
             return ()
         return (
             f"before training {before:.2f} % of the validation images are right, and the most "
