@@ -183,6 +183,10 @@ def test_equal_names_of_other_data_are_found_by_the_first_evaluation(
     assert f"before training {report.before:.2f} % of the validation images are right" in note
     assert "the most frequent class alone is 20.00 % of them" in note
     assert note.endswith("add --reset-head")
+    # It is not done again in a run that goes on, but what it said is still in the report.
+    recipe = {**PLAIN, "max_steps": 1}
+    again = train(ground / "run", ground / "turned", tmp_path / "turned", recipe, resume=True)
+    assert again.notes == (note,)
     # A head that is trained learns the classes.
     report = trained(ground, tmp_path / "all", "run", "turned", recipe={"train": "all"})
     assert ("head" in report.trained_groups, report.notes) == (True, ())
