@@ -43,7 +43,8 @@ MEANINGS: Final[Mapping[str, str]] = {
     "SourceEntry.architecture": "timm's name, or the config's `model_type`",
     "SourceEntry.arguments": "timm's keyword arguments, or `config.json` without entries that name "
     "code",
-    "SourceEntry.preprocessing": "how images are prepared, with timm's names",
+    "SourceEntry.preprocessing": "how images are prepared, with timm's names, and "
+    "`label_names` where the source names its classes",
     "StageEntry.path": "module path of the blocks",
     "StageEntry.depth": "number of pretrained blocks",
     "StageEntry.sources": "the source block of every position",

@@ -46,10 +46,10 @@ def install_hint(extra: str) -> str:
     return _INSTALL_EXTRA.format(extra=extra)
 
 
-def _shown(text: str) -> str:
+def shown(text: str, limit: int = _MAX_SHOWN) -> str:
     """One printable line: names and values in messages come from files of strangers."""
-    if len(text) > _MAX_SHOWN:
-        text = f"{text[: _MAX_SHOWN // 2]} ... {text[-_MAX_SHOWN // 2 :]}"
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -78,11 +78,11 @@ class ScalenetError(Exception):
         self.field = field
 
     def __str__(self) -> str:
-        lines = [f"error[{self.code}]: {_shown(self.fact)}"]
+        lines = [f"error[{self.code}]: {shown(self.fact)}"]
         if self.where:
-            lines.append(f"  where: {_shown(self.where)}")
+            lines.append(f"  where: {shown(self.where)}")
         if self.hint:
-            lines.append(f"  hint:  {_shown(self.hint)}")
+            lines.append(f"  hint:  {shown(self.hint)}")
         return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Small folders of images of every kind, and tiny classifiers to run on them."""
 
+import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,3 +76,20 @@ def write_classifier(
     path = folder / f"{name}{num_classes}.safetensors"
     save_file({key: value.contiguous() for key, value in model.named_parameters()}, path)
     return path, model
+
+
+def write_labelled(folder: Path, labels: Any) -> Path:
+    """A folder as timm's push_to_hf_hub writes it, with names of the five classes."""
+    checkpoint, _ = write_classifier(folder)
+    output = folder / "labelled"
+    output.mkdir()
+    checkpoint.rename(output / "model.safetensors")
+    kind = ARCHITECTURES["vit"]
+    config = {
+        "architecture": kind.name,
+        "num_classes": 5,
+        "label_names": labels,
+        "model_args": dict(kind.arguments),
+    }
+    (output / "config.json").write_text(json.dumps(config))
+    return output

@@ -4,6 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+# How it is known which classes a head answers. same: they have the names of its training; mapped:
+# by a class map; assumed: names do not tell, and the data's are taken for them; new: the head is.
+HeadClasses = Literal["same", "mapped", "assumed", "new"]
+
 
 class Report(BaseModel, extra="forbid", frozen=True):
     """Facts that a command returns; ``model_dump_json`` is what ``--json`` prints."""

@@ -88,6 +88,8 @@ def plan(facts: "CompareReport") -> None:
         )
         for arm in facts.arms
     ]
+    if facts.title:
+        typer.echo(facts.title)
     table(columns, rows)
     typer.echo(
         f"{len(facts.arms)} arms x {len(facts.seeds)} seeds: "

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from scalenet_cli.bundle.read import read_manifest
+from scalenet_cli.bundle.reports import HeadClasses
+from scalenet_cli.commands.known_classes import bundle_classes
 from scalenet_cli.commands.opening import describe
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import ClassesDiffer, DataNotFound, OptionError
 from scalenet_cli.training.data import DataOptions
+from scalenet_cli.vision.class_names import KnownClasses, match_classes
 from scalenet_cli.vision.preprocessing import resolve_preprocessing
 from scalenet_cli.vision.splits import Split, open_split
 
@@ -18,15 +21,11 @@ MAX_CLASSES: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a bundle's model takes and gives.
-
-    ``config`` is timm's data config: how images are prepared. ``classes`` is known of trained
-    bundles.
-    """
+    """What a bundle's model takes and gives. ``config`` is timm's: how images are prepared."""
 
     num_classes: int
     config: Mapping[str, Any]
-    classes: Mapping[str, int]
+    known: KnownClasses
 
     @property
     def channels(self) -> int:
@@ -38,12 +37,19 @@ def image_facts(bundle: str) -> ImageFacts:
     """Facts of an image classifier, without its weights."""
     manifest = read_manifest(Path(bundle))
     described = describe(bundle, SourceOptions())
-    trained = manifest.trained
-    return ImageFacts(
-        int(vars(described.model)["num_classes"]),
-        resolve_preprocessing(described.model),
-        trained.classes if trained else {},
-    )
+    num_classes = int(vars(described.model)["num_classes"])
+    known = bundle_classes(manifest, num_classes)
+    return ImageFacts(num_classes, resolve_preprocessing(described.model), known)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head that data need: the model's, or a new one. ``note`` is for the user to hear."""
+
+    num_classes: int
+    is_new: bool
+    classes: HeadClasses
+    note: str | None = None
 
 
 def image_channels(config: Mapping[str, Any]) -> int:
@@ -58,8 +64,12 @@ def image_channels(config: Mapping[str, Any]) -> int:
     return channels
 
 
-def check_classes(split: Split, outputs: int, known: Mapping[str, int], *, mapped: bool) -> None:
+def check_classes(
+    split: Split, outputs: int, known: KnownClasses, *, mapped: bool
+) -> tuple[HeadClasses, str | None]:
     """The data's classes are the model's, by name where both have names, else by number.
+
+    Returns how that is known, and where names do not tell it a note for the user.
 
     Raises:
         ClassesDiffer: they are not; with a class map, one is no class of the model.
@@ -74,14 +84,13 @@ def check_classes(split: Split, outputs: int, known: Mapping[str, int], *, mappe
             where=split.place,
             hint=hint,
         )
-    for name, target in found.items() if known else ():
-        if known.get(name) != target and not (mapped and name not in known):
-            raise ClassesDiffer(
-                f"the class {name} is {target} in the data, but "
-                + (f"{known[name]} in the model" if name in known else "no class of the model"),
-                where=split.place,
-                hint=hint,
-            )
+    match = match_classes(known, found, mapped=mapped)
+    match match.case:
+        case "assumed":
+            return "assumed", f"{match.text}; if they are others, the accuracy says nothing"
+        case "same" | "mapped" as case:
+            return case, None
+    raise ClassesDiffer(match.text, where=split.place, hint=hint)
 
 
 def open_splits(data: DataOptions, channels: int) -> tuple[Split, Split]:
@@ -113,14 +122,15 @@ def open_splits(data: DataOptions, channels: int) -> tuple[Split, Split]:
 
 def fit_classes(
     facts: ImageFacts, train: Split, *, wanted: int | None, mapped: bool, reset: bool
-) -> tuple[int, bool]:
-    """The number of outputs that the data need, and whether the head has to be a new one.
+) -> Head:
+    """The head that the data need: a new one where they have other classes than the model's.
 
-    ``wanted`` is what the user says; ``mapped`` data name outputs of the model that there is.
+    ``wanted`` is the number of outputs that the user says; ``mapped`` data name outputs of the
+    model that there is.
 
     Raises:
         OptionError: there are more classes than that, or than any head has.
-        ClassesDiffer: as many classes, but others than those that the model was trained on.
+        ClassesDiffer: some classes are others, or have other outputs than in the model.
     """
     found = _count(train)
     needed = wanted or found or facts.num_classes
@@ -132,35 +142,25 @@ def fit_classes(
         )
     if mapped and wanted is None:
         needed = max(needed, facts.num_classes)
+    new = f"the head is new: {needed} classes, and it is trained too"
     if reset or needed != facts.num_classes:
-        return needed, True
-    _require_same_names(facts, train, mapped=mapped)
-    return needed, False
-
-
-def _require_same_names(facts: ImageFacts, train: Split, *, mapped: bool) -> None:
-    """No class has another output than the one that it was trained on.
-
-    Raises:
-        ClassesDiffer: one has; or, without a class map, the data have other classes.
-    """
-    if not facts.classes or not train.classes:
-        return
-    for name in sorted(facts.classes.keys() & train.classes.keys()):
-        if facts.classes[name] != train.classes[name]:
+        return Head(needed, True, "new", new)
+    match = match_classes(facts.known, train.classes, mapped=mapped)
+    match match.case:
+        case "moved" | "mixed":
             raise ClassesDiffer(
-                f"the model was trained with {name} as class {facts.classes[name]}, but the data "
-                f"have it as {train.classes[name]}",
+                match.text,
                 where=train.place,
-                hint="correct the --class-map, or add --reset-head to train a new head",
+                hint="add --reset-head to train a new head for the data's classes, or give a "
+                "--class-map: its line N names the class of output N, counted from 0",
             )
-    if not mapped and facts.classes.keys() != train.classes.keys():
-        raise ClassesDiffer(
-            f"the model was trained on {len(facts.classes)} other classes, such as "
-            f"{next(iter(facts.classes))}; the data have {next(iter(train.classes))}",
-            where=train.place,
-            hint="add --reset-head to train a new head for these classes",
-        )
+        case "other":
+            return Head(needed, True, "new", f"{new}, because {match.text}")
+        case "assumed":
+            note = f"the head is kept: {match.text}; if they are others, add --reset-head"
+            return Head(needed, False, "assumed", note)
+        case "same" | "mapped" as case:
+            return Head(needed, False, case)
 
 
 def _count(train: Split) -> int | None:

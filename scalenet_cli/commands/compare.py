@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
 
-import yaml
-
 from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.study.arms import Arm, ArmBuilder, ArmCost
@@ -33,6 +31,7 @@ from scalenet_cli.commands.study.results import StudyResults, gather, write_resu
 from scalenet_cli.commands.study.same_data import require_same_data
 from scalenet_cli.errors import OptionError, StoppedOnRequest
 from scalenet_cli.plan.load_study import StudyDocument, load_study
+from scalenet_cli.plan.yaml_text import dump_yaml
 from scalenet_cli.training.devices import open_devices
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.quiet import Quiet
@@ -60,6 +59,7 @@ class CompareReport(Report):
     """The plan of a study, and where it was carried out its results and the ``files`` of them."""
 
     study: str
+    title: str | None
     output: str
     written: bool
     metric: str
@@ -134,7 +134,7 @@ def compare(
         _require_same(folder, document, planned)
         reporter.planned(report)
         written = with_kept_arms(folder, planned.resolved)
-        folder.write(STUDY, yaml.safe_dump(written, sort_keys=False))
+        folder.write(STUDY, dump_yaml(written))
         _run(folder, cells, planned.cells, devices, reporter)
         return report.model_copy(update=_results(folder, document, planned))
 
@@ -151,6 +151,7 @@ class _Planned:
     cells: CellOptions
     data: dict[str, DataRecord]
     larger_is_better: bool
+    notes: tuple[str, ...]
 
 
 def _report(
@@ -168,6 +169,7 @@ def _report(
     note = f"cells that the study no longer names are left alone: {', '.join(left)}"
     return CompareReport(
         study=str(study),
+        title=document.study.title,
         output=str(output),
         written=not dry_run,
         metric=planned.cells.metric,
@@ -175,7 +177,7 @@ def _report(
         arms=costs,
         total_train_flops=sum(cost.total_train_flops for cost in costs) * len(seeds),
         results=None,
-        notes=(note,) if left else (),
+        notes=(*planned.notes, *((note,) if left else ())),
     )
 
 
@@ -199,7 +201,8 @@ def _plan(document: StudyDocument, options: CompareOptions) -> _Planned:
     cells = CellOptions(
         data_options(document),
         data.num_classes,
-        data.reset_head,
+        # Decided once: an arm from scratch knows no class names that its head could have.
+        data.reset_head or tasks.new_head,
         task.metric,
         options.device,
         options.work,
@@ -210,6 +213,7 @@ def _plan(document: StudyDocument, options: CompareOptions) -> _Planned:
         cells,
         {arm.name: tasks.record(arm.recipe) for arm in arms},
         task.larger_is_better,
+        tasks.notes,
     )
 
 
@@ -278,6 +282,7 @@ def _results(folder: StudyFolder, document: StudyDocument, planned: _Planned) ->
         folder,
         planned.arms,
         document.study.seeds,
+        title=document.study.title,
         source=document.study.source,
         metric=planned.cells.metric,
         larger_is_better=planned.larger_is_better,

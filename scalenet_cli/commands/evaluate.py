@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from scalenet_cli.bundle.reports import Report
+from scalenet_cli.bundle.reports import HeadClasses, Report
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.result_files import PARQUET, check_result_file
 from scalenet_cli.errors import OptionError
@@ -72,6 +72,10 @@ class EvalReport(Report):
     num_images: int = Field(description="images that were counted, each once")
     num_corrupt: int = Field(description="images that were left out, with `--skip-corrupt`")
     num_classes: int = Field(description="outputs of the model")
+    classes: HeadClasses = Field(
+        description="`same`: the names of the data's classes are the model's; `mapped`: by a class "
+        "map; `assumed`: names do not tell"
+    )
     correct1: int = Field(description="images whose target has the highest logit")
     correct5: int = Field(description="images whose target is among the five highest logits")
     top1: float = Field(description="per cent")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final, Literal
 from scalenet_cli.commands.language_models import OpenedLanguageModel
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.language.answers import Prepared, prepare_answers
-from scalenet_cli.language.choices import is_question, read_question
+from scalenet_cli.language.choices import FIELDS, is_question, read_question
 from scalenet_cli.language.corpus import evaluation_records, longest
 from scalenet_cli.language.examples import has_answer
+from scalenet_cli.language.fields import UnreadFields
 from scalenet_cli.language.records import HUB, Record, text_of
 
 if TYPE_CHECKING:
@@ -29,12 +30,16 @@ _ONE: Final[Mapping[Kind, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Records of one kind from one place; answers become tokens as soon as the model is known."""
+    """Records of one kind from one place; answers become tokens as soon as the model is known.
+
+    ``notes`` name the fields that are not read.
+    """
 
     place: str
     records: Sequence[Record]
     kind: Kind
     answers: Prepared | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_data(place: str, work: "LanguageEvaluation") -> Data:
@@ -46,10 +51,11 @@ def read_data(place: str, work: "LanguageEvaluation") -> Data:
     """
     how = work.how
     records = evaluation_records(place, how.split, how.limit, target=work.target)
-    kind = _kind(records[0])
+    kind, unread = _kind(records[0]), UnreadFields()
     for record in records:
         if kind == "questions":
             read_question(record)
+            unread.add(record, FIELDS)
         elif _kind(record) != kind:
             raise DataUnreadable(
                 f"{_ONE[_kind(record)]} among {kind}",
@@ -58,8 +64,9 @@ def read_data(place: str, work: "LanguageEvaluation") -> Data:
             )
         elif kind == "texts":
             text_of(record, "text")
+            unread.add(record, {"text"})
     shown = f"{place} {how.split or 'validation'}" if place.startswith(HUB) else place
-    return Data(shown, records, kind)
+    return Data(shown, records, kind, notes=unread.notes())
 
 
 def _kind(record: Record) -> Kind:
@@ -101,4 +108,4 @@ def prepared(data: Data, opened: OpenedLanguageModel, work: "LanguageEvaluation"
         opened.num_embeddings,
         data.place,
     )
-    return replace(data, answers=answers)
+    return replace(data, answers=answers, notes=answers.notes)

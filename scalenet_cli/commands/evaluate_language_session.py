@@ -111,7 +111,10 @@ def _run(target: str, session: LanguageSession, progress: "Progress | None") -> 
         device=session.devices.device.type,
         num_processes=session.devices.num_ranks,
         batch_size=session.how.batch_size,
-        notes=session.opened.notes,
+        notes=(
+            *session.opened.notes,
+            *(f"{one.place}: {note}" for one in session.data for note in one.notes),
+        ),
     )
 
 

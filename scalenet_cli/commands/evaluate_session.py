@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from scalenet_cli.bundle.reports import HeadClasses
 from scalenet_cli.commands.classes import check_classes, image_channels
 from scalenet_cli.commands.evaluate import CONFUSION, CorruptImage, EvalReport
 from scalenet_cli.commands.joining import joined, require_same_evaluation
@@ -31,6 +32,7 @@ from scalenet_cli.training.loaders import evaluation_loader
 from scalenet_cli.training.world import this_world
 from scalenet_cli.vision.evaluate import Evaluation, evaluate
 from scalenet_cli.vision.fingerprint import split_record
+from scalenet_cli.vision.guessing import guessed_share, is_guessing
 from scalenet_cli.vision.predictions import Predictions, Recorder
 from scalenet_cli.vision.preprocessing import resolve_preprocessing
 from scalenet_cli.vision.samples import (
@@ -50,7 +52,7 @@ _MAX_WORKERS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is evaluated, on what, and how."""
+    """What is evaluated, on what, and how. ``assumed`` says of classes what names do not tell."""
 
     target: str
     opened: OpenedModel
@@ -58,6 +60,8 @@ class Session:
     config: Mapping[str, Any]
     devices: Devices
     how: "EvalOptions"
+    classes: HeadClasses
+    assumed: str | None
 
 
 def run_evaluation(
@@ -88,8 +92,8 @@ def _open(
     wanted = DataOptions(data, how.dataset, class_map=how.class_map)
     split = open_split(wanted, how.split, limit=how.limit, channels=channels)
     mapped = how.class_map is not None
-    check_classes(split, opened.num_classes, opened.classes, mapped=mapped)
-    return Session(target, opened, split, config, devices, how)
+    known = check_classes(split, opened.num_classes, opened.known, mapped=mapped)
+    return Session(target, opened, split, config, devices, how, *known)
 
 
 def _run(session: Session, progress: "Progress | None") -> EvalReport:
@@ -161,15 +165,20 @@ def _ticking(loader: Iterable[Batch], total: int, progress: "Progress | None") -
 
 def _labels(session: Session) -> list[str]:
     """The name of every output, or its number where it has none."""
-    known = {**session.opened.classes, **session.split.classes}
-    names = {target: name for name, target in known.items()}
+    names = {target: name for name, target in _named(session).items()}
     return [names.get(target, str(target)) for target in range(session.opened.num_classes)]
+
+
+def _named(session: Session) -> dict[str, int]:
+    """The classes that model or data have names for, and not those that are only guessed."""
+    known = session.opened.known
+    return {**({} if known.guessed else known.names), **session.split.classes}
 
 
 def _write_predictions(
     path: Path, images: Predictions, session: Session, labels: list[str]
 ) -> None:
-    named = bool(session.opened.classes or session.split.classes)
+    named = bool(_named(session))
     columns = ["file", "target", "prediction"]
     columns += ["target_name", "prediction_name"] if named else []
     columns += ["correct", "probability", "loss"]
@@ -190,9 +199,19 @@ def _write_predictions(
         write(staging, columns, rows)
 
 
+def _assumption(session: Session, assumed: str, found: Evaluation) -> str:
+    """What is assumed of the classes, and whether the accuracy speaks against it."""
+    guess = guessed_share(session.split, session.opened.num_classes)
+    if not is_guessing(found.top1 / 100, guess, found.num_samples):
+        return assumed
+    return f"{assumed}. It seems so: the most frequent class alone is {100 * guess:.2f} % of them"
+
+
 def _report(session: Session, found: Evaluation) -> EvalReport:
     how, split = session.how, session.split
     notes = list(session.opened.notes)
+    if session.assumed is not None:
+        notes.append(_assumption(session, session.assumed, found))
     if split.left_out:
         some = ", ".join(split.left_out[:5]) + (" ..." if len(split.left_out) > 5 else "")
         notes.append(
@@ -207,6 +226,7 @@ def _report(session: Session, found: Evaluation) -> EvalReport:
         num_images=found.num_samples,
         num_corrupt=len(found.corrupt),
         num_classes=session.opened.num_classes,
+        classes=session.classes,
         correct1=found.correct1,
         correct5=found.correct5,
         top1=found.top1,

@@ -217,6 +217,7 @@ def _source_entry(source: Source, files: Mapping[str, FileEntry]) -> SourceEntry
         for key, entry in file.tensors.items()
     }
     architecture = source.architecture
+    labels = {"label_names": list(source.label_names)} if source.label_names else {}
     return SourceEntry(
         reference=source.reference,
         kind=source.kind,
@@ -224,7 +225,7 @@ def _source_entry(source: Source, files: Mapping[str, FileEntry]) -> SourceEntry
         family=architecture.family,
         architecture=architecture.name,
         arguments=dict(architecture.arguments),
-        preprocessing=dict(source.preprocessing),
+        preprocessing={**source.preprocessing, **labels},
         renamed=dict(source.renamed),
         dropped=source.dropped,
         duplicates=dict(source.duplicates),

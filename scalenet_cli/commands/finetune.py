@@ -7,7 +7,7 @@ from typing import Final
 
 from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import open_bundle
-from scalenet_cli.bundle.reports import Report
+from scalenet_cli.bundle.reports import HeadClasses, Report
 from scalenet_cli.commands.finetune_setup import FinetuneOptions, Setup, set_up, tool_name
 from scalenet_cli.commands.loading import load_bundle
 from scalenet_cli.commands.new_blocks import NewBlocksReport, judge_new_blocks
@@ -37,7 +37,9 @@ class FinetuneReport(Report):
     """What came out. ``before``, ``best`` and ``last`` are of the validation data.
 
     ``metric`` is what the best bundle is chosen by: top1 in per cent, or perplexity. ``new_blocks``
-    is None where there are none, or where it was not asked for.
+    is None where there are none, or where it was not asked for. ``classes`` says how it is known
+    which classes the head of an image classifier answers; ``notes`` are what the user should hear
+    of.
     """
 
     run: str
@@ -49,6 +51,7 @@ class FinetuneReport(Report):
     trained_parameters: int
     num_classes: int | None
     new_head: bool
+    classes: HeadClasses | None
     metric: str
     before: float
     best: float
@@ -56,6 +59,7 @@ class FinetuneReport(Report):
     last: dict[str, float]
     skipped_samples: int
     new_blocks: NewBlocksReport | None
+    notes: tuple[str, ...]
 
 
 def finetune(
@@ -208,6 +212,7 @@ def _report(
         trained_parameters=sum(p.numel() for p in subject.model.parameters() if p.requires_grad),
         num_classes=subject.num_classes,
         new_head=subject.new_head,
+        classes=setup.classes,
         metric=setup.task.metric,
         before=progress.before or 0.0,
         best=progress.best or 0.0,
@@ -215,4 +220,5 @@ def _report(
         last=last.metrics if last else {},
         skipped_samples=len(progress.skipped),
         new_blocks=devices.gather(judged)[0],
+        notes=(*setup.notes, *setup.task.remarks(progress.before or 0.0, subject.train)),
     )

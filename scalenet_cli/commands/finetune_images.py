@@ -1,10 +1,10 @@
 """Sets up a run of an image classifier: splits, classes, and a new head where they need one."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 
 from scalenet_cli.bundle.manifest import Manifest
 from scalenet_cli.bundle.trained import Start
-from scalenet_cli.commands.classes import ImageFacts, fit_classes, image_facts, open_splits
+from scalenet_cli.commands.classes import Head, fit_classes, image_facts, open_splits
 from scalenet_cli.commands.finetune_setup import Parts, Request, tool_name, train_set
 from scalenet_cli.commands.loaded import Loaded
 from scalenet_cli.commands.loading import load_bundle
@@ -31,7 +31,7 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
             raise OptionError(f"{name} is for language models, and this is an image classifier")
     facts = image_facts(str(request.source.folder))
     train, val = open_splits(data, facts.channels)
-    num_classes, new_head = fit_classes(
+    head = fit_classes(
         facts, train, wanted=options.num_classes, mapped=data.class_map is not None,
         reset=options.reset_head,
     )  # fmt: skip
@@ -40,48 +40,47 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
         bundle=request.source.manifest.digest,
         train=split_record(train),
         val=split_record(val),
-        num_classes=num_classes,
-        new_head=new_head,
+        num_classes=head.num_classes,
+        new_head=head.is_new,
         classes=dict(train.classes),
     )
     task = ImageTask(
-        recipe, train, val, config=dict(facts.config), num_classes=num_classes,
+        recipe, train, val, config=dict(facts.config), num_classes=head.num_classes,
         skip_corrupt=data.skip_corrupt,
     )  # fmt: skip
-    head = f"the head is new: {num_classes} classes, and it is trained too"
-    changed = replace(facts, num_classes=num_classes, classes=train.classes)
     return Parts(
         Start(request.source, request.source.manifest),
         task,
         record,
-        lambda: _subject(request, recipe, changed, new_head=new_head),
-        (head,) if new_head else (),
+        lambda: _subject(request, recipe, head, train.classes),
+        () if head.note is None else (head.note,),
         lambda read: DataContents(
             train=content_record(train, read=read), val=content_record(val, read=read)
         ),
+        head.classes,
     )
 
 
 def _subject(
-    request: Request, recipe: ImageRecipe, facts: ImageFacts, *, new_head: bool
+    request: Request, recipe: ImageRecipe, head: Head, classes: Mapping[str, int]
 ) -> Subject:
-    """The model with the classes that the data need."""
-    num_classes = facts.num_classes if new_head else None
+    """The model with the head that the data need."""
+    num_classes = head.num_classes if head.is_new else None
     loaded = load_bundle(request.start, check=True, num_classes=num_classes)
-    if new_head:
+    if head.is_new:
         fill_new_head(loaded.model, loaded.groups, recipe.seed)
     return Subject(
         loaded.model,
         loaded.family,
         loaded.layout,
         loaded.groups,
-        train_set(loaded.groups, loaded.train, recipe, new_head=new_head),
+        train_set(loaded.groups, loaded.train, recipe, new_head=head.is_new),
         loaded.base_keys,
         loaded.bundle,
-        _recount(loaded) if new_head else loaded.bundle.manifest,
-        facts.num_classes,
-        new_head,
-        facts.classes,
+        _recount(loaded) if head.is_new else loaded.bundle.manifest,
+        head.num_classes,
+        head.is_new,
+        classes,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from scalenet_cli import __version__
 from scalenet_cli.bundle.read import Bundle
+from scalenet_cli.bundle.reports import HeadClasses
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.trained import Start
 from scalenet_cli.commands.start_notes import silence_notes
@@ -59,6 +60,7 @@ class Setup:
     subject: Subject
     notes: tuple[str, ...] = ()
     look: Look | None = None
+    classes: HeadClasses | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a kind of task makes of a request. ``subject`` reads the weights."""
+    """What a kind of task makes of a request. ``subject`` reads the weights.
+
+    ``classes`` says how it is known which classes the head of an image classifier answers.
+    """
 
     start: Start
     task: Task
@@ -81,6 +86,7 @@ class Parts:
     subject: Callable[[], Subject]
     notes: tuple[str, ...] = ()
     look: Look | None = None
+    classes: HeadClasses | None = None
 
 
 def set_up(
@@ -133,8 +139,9 @@ def _set_up(
     subject = parts.subject()
     notes = (*parts.notes, *_silence(subject))
     return Setup(
-        going_on, recipe, parts.start, parts.task, parts.record, subject, notes, parts.look
-    )
+        going_on, recipe, parts.start, parts.task, parts.record, subject, notes, parts.look,
+        parts.classes,
+    )  # fmt: skip
 
 
 def _silence(subject: Subject) -> Iterator[str]:

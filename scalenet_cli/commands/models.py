@@ -1,12 +1,12 @@
 """Image classifiers with weights, from a bundle, a run or a plain checkpoint."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
+from scalenet_cli.commands.known_classes import bundle_classes, source_classes
 from scalenet_cli.commands.loading import load_bundle
 from scalenet_cli.commands.opening import build_base, refuse_source_options, stage_shapes
 from scalenet_cli.commands.options import SourceOptions
@@ -17,14 +17,14 @@ from scalenet_cli.families.sources import open_source
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.resolve import plain_layout
 from scalenet_cli.surgery.assign import set_parameters
+from scalenet_cli.vision.class_names import KnownClasses
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
     """A model with weights, in evaluation mode, in float32.
 
-    ``classes`` are the names and targets that it was trained on, where a run recorded them;
-    ``num_classes`` is the number of its outputs.
+    ``num_classes`` is the number of its outputs, and ``known`` which classes they are.
     """
 
     model: nn.Module
@@ -32,7 +32,7 @@ class OpenedModel:
     architecture: str
     num_classes: int
     layout: Layout
-    classes: Mapping[str, int] = field(default_factory=dict)
+    known: KnownClasses = field(default_factory=KnownClasses)
     notes: tuple[str, ...] = ()
 
 
@@ -54,17 +54,11 @@ def _bundle(folder: Path, options: SourceOptions) -> OpenedModel:
     refuse_source_options(str(folder), options)
     _require_images(read_manifest(folder).source.family, str(folder))
     loaded = load_bundle(folder)
-    source, trained = loaded.bundle.manifest.source, loaded.bundle.manifest.trained
+    manifest = loaded.bundle.manifest
     num_classes = _num_classes(loaded.model, str(folder))
-    classes = trained.classes if trained is not None else {}
-    return OpenedModel(
-        loaded.model,
-        loaded.family,
-        source.architecture,
-        num_classes,
-        loaded.layout,
-        classes,
-    )
+    known = bundle_classes(manifest, num_classes)
+    name = manifest.source.architecture
+    return OpenedModel(loaded.model, loaded.family, name, num_classes, loaded.layout, known)
 
 
 def _source(target: str, options: SourceOptions) -> OpenedModel:
@@ -82,7 +76,8 @@ def _source(target: str, options: SourceOptions) -> OpenedModel:
     set_parameters(model, {key: tensor.read() for key, tensor in source.tensors.items()})
     family.finish(model, Path(target), ())
     layout = plain_layout(stage_shapes(family, model))
-    return OpenedModel(model, family, architecture.name, num_classes, layout, notes=source.notes)
+    known = source_classes(source, num_classes, is_random=options.random_weights)
+    return OpenedModel(model, family, architecture.name, num_classes, layout, known, source.notes)
 
 
 def _require_images(family: str, where: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from scalenet_cli.errors import OptionError, ThresholdMissed
+from scalenet_cli.errors import OptionError, PlanError, ThresholdMissed
 
 _MAX_VALUE_LENGTH: Final = 1000
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
@@ -33,8 +33,8 @@ class SourceOptions:
 def parse_model_kwargs(items: Sequence[str]) -> dict[str, Any]:
     """``key=value`` items with YAML values; commas make a list.
 
-    >>> parse_model_kwargs(["num_heads=4", "mean=0,0,0"])
-    {'num_heads': 4, 'mean': [0, 0, 0]}
+    >>> parse_model_kwargs(["num_heads=4", "mean=0,0,0", "norm_eps=1e-5"])
+    {'num_heads': 4, 'mean': [0, 0, 0], 'norm_eps': 1e-05}
 
     Raises:
         OptionError: not of that form, or a key given twice.
@@ -54,19 +54,15 @@ def parse_model_kwargs(items: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(item: str, text: str) -> Any:
-    import yaml
+    # Not at the top: `scalenet --help` reads this module, and needs no YAML.
+    from scalenet_cli.plan.yaml_text import parse_value
 
     try:
         if len(text) > _MAX_VALUE_LENGTH:
             raise ValueError
-        flow = f"[{text}]" if "," in text and not text.startswith("[") else text
-        value = yaml.safe_load(flow)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError):
+        return parse_value(f"[{text}]" if "," in text and text[0] != "[" else text, item)
+    except (PlanError, ValueError):
         raise OptionError(f"the value of --model-kwargs {item} cannot be read") from None
-    # YAML 1.1 reads 1e-5 as a text.
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
 
 
 def parse_numbers(text: str, option: str) -> tuple[float, ...]:

@@ -18,11 +18,15 @@ from scalenet_cli.training.devices import Devices
 @final
 @dataclass(frozen=True)
 class Prepared:
-    """Records as sequences of at most ``max_length`` tokens, written by a template."""
+    """Records as sequences of at most ``max_length`` tokens, written by a template.
+
+    ``notes`` name the fields that are in no sequence.
+    """
 
     template: Chosen
     sequences: Sequences
     max_length: int
+    notes: tuple[str, ...]
 
 
 def prepare_answers(
@@ -43,7 +47,7 @@ def prepare_answers(
     maker = ExampleMaker(tokenizer, template, train_on_prompt=False)
     examples = (maker.make(record) for record in records)
     sequences = tokenize(examples, tokenizer, max_length, num_embeddings, place)
-    return Prepared(maker.template, sequences, max_length)
+    return Prepared(maker.template, sequences, max_length, maker.unread.notes())
 
 
 def measure_answers(

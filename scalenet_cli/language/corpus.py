@@ -62,7 +62,8 @@ def open_corpus(words: Path, config: Any, recipe: LanguageRecipe, data: DataOpti
         _told("validation", splits.val, val, maker.template),
     )
     template = maker.template if maker.is_used else None
-    return Corpus(train, val, max_length, (*splits.notes, *told), template)
+    notes = (*splits.notes, *told, *maker.unread.notes())
+    return Corpus(train, val, max_length, notes, template)
 
 
 def longest(wanted: int | None, context: int, name: str) -> int:

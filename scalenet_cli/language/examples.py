@@ -1,18 +1,21 @@
 """Records as text for training, with the parts of it that are to be learned."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, final
 
 from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.language.chat import TemplateRefused, render_chat
+from scalenet_cli.language.fields import UnreadFields
 from scalenet_cli.language.records import Record, text_of
-from scalenet_cli.language.templates import ALPACA, ALPACA_INPUT, BARE, Template, choose_template
+from scalenet_cli.language.templates import BARE, Template, alpaca_prompt, choose_template
 from scalenet_cli.language.turns import (
-    ANSWERING,
     Conversation,
     completed_conversation,
     conversation,
+    history,
+    instructed_conversation,
+    system_prompt,
 )
 
 Span = tuple[int, int]
@@ -56,7 +59,8 @@ class Example:
 class ExampleMaker:
     """Turns records into examples, by the template that was asked for or the model's own.
 
-    ``is_used`` says whether a record was one that a template writes.
+    ``is_used`` says whether a record was one that a template writes; ``unread`` counts the fields
+    that are in no example.
     """
 
     def __init__(self, tokenizer: Any, template: Template, *, train_on_prompt: bool) -> None:
@@ -68,6 +72,7 @@ class ExampleMaker:
         self._tokenizer, self._train_on_prompt = tokenizer, train_on_prompt
         self.template: Final = choose_template(tokenizer, template, otherwise="alpaca")
         self.is_used = False
+        self.unread: Final = UnreadFields()
 
     def make(self, record: Record) -> Example | None:
         """The example of a record; None where there is nothing to learn in it.
@@ -83,6 +88,7 @@ class ExampleMaker:
             case "prompt":
                 return self._completion(record)
             case "text":
+                self.unread.add(record, {"text"})
                 text = text_of(record, "text")
                 whole = ((0, len(text)),)
                 return Example(text, whole, record.place, is_plain=True) if text.strip() else None
@@ -98,24 +104,26 @@ class ExampleMaker:
         given = record.fields.get("input")
         context = text_of(record, "input") if given is not None else ""
         plain = f"{instruction}\n\n{context}" if context.strip() else instruction
-        if self.template == "chat":
-            answer = {"role": ANSWERING, "content": output}
-            turns = ({"role": "user", "content": plain}, answer)
-            found = Conversation(turns, (False, True))
-            return self._conversation(found, record) if output.strip() else None
+        if self.template == "chat" or history(record):
+            found = instructed_conversation(record, plain, output)
+            return self._conversation(found, record) if any(found.learned) else None
+        system = system_prompt(record)
         if self.template == "none":
-            return self._completed(BARE.format(instruction=plain), output, record)
-        template = ALPACA_INPUT if context.strip() else ALPACA
-        prompt = template.format(instruction=instruction, input=context)
-        return self._completed(prompt, output, record)
+            prompt = BARE.format(instruction=f"{system}\n\n{plain}" if system else plain)
+        else:
+            prompt = alpaca_prompt(instruction, context, system)
+        return self._completed(prompt, output, record, {*_FORMS["instruction"], "input", "system"})
 
     def _completion(self, record: Record) -> Example | None:
         if isinstance(record.fields["prompt"], list):
             return self._conversation(completed_conversation(record), record)
         prompt, completion = text_of(record, "prompt"), text_of(record, "completion")
-        return self._completed(prompt, completion, record)
+        return self._completed(prompt, completion, record, _FORMS["prompt"])
 
-    def _completed(self, prompt: str, completion: str, record: Record) -> Example | None:
+    def _completed(
+        self, prompt: str, completion: str, record: Record, read: Collection[str]
+    ) -> Example | None:
+        self.unread.add(record, read)
         if not completion.strip():
             return None
         text = prompt + completion
@@ -132,6 +140,7 @@ class ExampleMaker:
                 else "leave out the recipe's template, or set it to chat",
             )
         self.is_used = True
+        self.unread.add(record, found.read)
         text = self._render(found, record)
         if self._train_on_prompt:
             return Example(text, ((0, len(text)),), record.place, closed=True)

@@ -1,7 +1,7 @@
 """Causal language modelling as a task of the engine."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final, final
 
@@ -21,6 +21,7 @@ from scalenet_cli.language.samples import (
     grouped_order,
 )
 from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.schema import Group
 from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.order import epoch_order
@@ -83,6 +84,10 @@ class LanguageTask:
         """Mean cross entropy of the predicted tokens."""
         seed_everything(self._recipe.seed, purpose)
         return self._loss_sum(run, batch, device) / max(self.num_targets(batch), 1)
+
+    def remarks(self, before: float, trained: Collection[Group]) -> tuple[str, ...]:
+        """None: a language model answers whatever tokens it is shown."""
+        return ()
 
     def evaluate(self, model: nn.Module, batches: "DataLoader[Any]", devices: Devices) -> Scores:
         """Perplexity is of all predicted tokens, each counted once."""

@@ -8,17 +8,35 @@ Template = Literal["auto", "chat", "alpaca", "none"]
 Chosen = Literal["chat", "alpaca", "none"]
 
 # As published with the Alpaca data; the paper finetunes on them.
-ALPACA: Final = (
+_TASK: Final = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
-    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+    "the request."
 )
-ALPACA_INPUT: Final = (
+_TASK_INPUT: Final = (
     "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
-    "{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+    "context. Write a response that appropriately completes the request."
 )
+_ASKED: Final = "\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+_ASKED_INPUT: Final = (
+    "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+ALPACA: Final = f"{_TASK}{_ASKED}"
 # What stands before an answer without any words around it.
 BARE: Final = "{instruction}\n\n"
+
+
+def alpaca_prompt(instruction: str, context: str, system: str) -> str:
+    r"""An instruction in Alpaca's words; a system prompt takes the place of their first sentences.
+
+    So does LLaMA-Factory's template of this name.
+
+    >>> alpaca_prompt("Do it.", "", "Be brief.")
+    'Be brief.\n\n### Instruction:\nDo it.\n\n### Response:\n'
+    """
+    if context.strip():
+        asked = _ASKED_INPUT.format(instruction=instruction, input=context)
+        return f"{system or _TASK_INPUT}{asked}"
+    return f"{system or _TASK}{_ASKED.format(instruction=instruction)}"
 
 
 def choose_template(tokenizer: Any, template: Template, *, otherwise: Chosen) -> Chosen:

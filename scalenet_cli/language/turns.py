@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from scalenet_cli.errors import DataUnreadable
-from scalenet_cli.language.records import Record, whole_text
+from scalenet_cli.language.records import Record, text_of, whole_text
 
 Turn = Mapping[str, Any]
 
 ANSWERING: Final = "assistant"
-_ASKING: Final = ("system", "developer", "user", "tool", "function", "ipython", "observation")
+# Turns that say how to answer, and stand before all others.
+_GUIDING: Final = ("system", "developer")
+_ASKING: Final = (*_GUIDING, "user", "tool", "function", "ipython", "observation")
 # Of records with {from, value}: ShareGPT's names and those that came after it.
 _SPEAKERS: Final[Mapping[str, str]] = {
     "human": "user", "user": "user", "gpt": ANSWERING, "assistant": ANSWERING,
@@ -36,12 +38,13 @@ class Conversation:
     """Turns as a template reads them, which of them may be learned, and the tools it can name.
 
     A turn has a role, and a content or something in its place, such as ``tool_calls``; whatever
-    else it has is the template's business.
+    else it has is the template's business. ``read`` names the record's fields that are in it.
     """
 
     turns: tuple[Turn, ...]
     learned: tuple[bool, ...]
     tools: tuple[Any, ...] = ()
+    read: frozenset[str] = frozenset()
 
 
 def conversation(record: Record, field: str) -> Conversation:
@@ -50,15 +53,15 @@ def conversation(record: Record, field: str) -> Conversation:
     Raises:
         DataUnreadable: a turn is no object with a role and a content, or nobody answers.
     """
-    found = _read(record, field)
-    roles = sorted({str(turn["role"]) for turn in found.turns})
+    turns, learned = _turns(record, field)
+    roles = sorted({str(turn["role"]) for turn in turns})
     if ANSWERING not in roles and not set(roles) <= {*_ASKING}:
         raise DataUnreadable(
             f"no turn of {field} has the role {ANSWERING}, but {', '.join(roles)}",
             where=record.place,
             hint=_TURN,
         )
-    return found
+    return _whole(record, turns, learned, {field})
 
 
 def completed_conversation(record: Record) -> Conversation:
@@ -67,12 +70,70 @@ def completed_conversation(record: Record) -> Conversation:
     Raises:
         DataUnreadable: one of them is no list of turns.
     """
-    asked, answered = _read(record, "prompt"), _read(record, "completion")
-    return Conversation(
-        (*asked.turns, *answered.turns),
-        (*(False for _ in asked.turns), *answered.learned),
-        asked.tools,
-    )
+    asked, _ = _turns(record, "prompt")
+    answers, learned = _turns(record, "completion")
+    unlearned = tuple(False for _ in asked)
+    return _whole(record, (*asked, *answers), (*unlearned, *learned), {"prompt", "completion"})
+
+
+def instructed_conversation(record: Record, asked: str, answer: str) -> Conversation:
+    """What was said earlier, an instruction and its answer; earlier answers are learned as well.
+
+    Raises:
+        DataUnreadable: the history is no list of pairs, or another field is not what it should be.
+    """
+    earlier = history(record)
+    turns = (*earlier, {"role": "user", "content": asked}, {"role": ANSWERING, "content": answer})
+    read = {"instruction", "input", "output"} | ({"history"} if earlier else set())
+    return _whole(record, turns, tuple(_is_answer(turn) for turn in turns), read)
+
+
+def history(record: Record) -> tuple[Turn, ...]:
+    """The turns before an Alpaca record's instruction, which LLaMA-Factory's data have as pairs.
+
+    Raises:
+        DataUnreadable: a list, but not of pairs of an instruction and its answer.
+    """
+    pairs = record.fields.get("history")
+    turns: list[Turn] = []
+    for order, pair in enumerate(pairs if isinstance(pairs, list) else ()):
+        if not isinstance(pair, list | tuple) or [type(part) for part in pair] != [str, str]:
+            raise DataUnreadable(
+                f"history[{order}] is no pair of texts",
+                where=record.place,
+                hint='history is a list of earlier turns, [["instruction", "answer"], ...]',
+            )
+        for role, text in zip(("user", ANSWERING), pair, strict=True):
+            content = whole_text(text, f"history[{order}]", record)
+            turns.append({"role": role, "content": content})
+    return tuple(turns)
+
+
+def system_prompt(record: Record) -> str:
+    """The field ``system``, which stands beside a record's turns or instruction; or nothing.
+
+    Raises:
+        DataUnreadable: it is no text.
+    """
+    system = "" if record.fields.get("system") is None else text_of(record, "system")
+    return system if system.strip() else ""
+
+
+def _whole(
+    record: Record, turns: tuple[Turn, ...], learned: tuple[bool, ...], read: set[str]
+) -> Conversation:
+    """A record's turns with what stands beside them: tools, and a system prompt before all others.
+
+    Turns that begin with another system prompt keep that one; the record's is then not read.
+    """
+    system, read = system_prompt(record), {*read, "tools"}
+    guided = turns[0]["role"] in _GUIDING
+    if system and not guided:
+        turns = ({"role": "system", "content": system}, *turns)
+        learned = (False, *learned)
+    if not guided or turns[0].get("content") == system:
+        read.add("system")
+    return Conversation(turns, learned, _tools(record), frozenset(read))
 
 
 def _is_answer(turn: Turn) -> bool:
@@ -82,15 +143,15 @@ def _is_answer(turn: Turn) -> bool:
     return bool((turn.get("content") or "").strip()) or any(turn.get(key) for key in _INSTEAD)
 
 
-def _read(record: Record, field: str) -> Conversation:
+def _turns(record: Record, field: str) -> tuple[tuple[Turn, ...], tuple[bool, ...]]:
+    """The turns in a field, and which of them may be learned."""
     turns = record.fields.get(field)
     if not isinstance(turns, list) or not turns:
         raise DataUnreadable(f"{field} is no list of turns", where=record.place, hint=_TURN)
     marked = [_turn(turn, f"{field}[{order}]", record) for order, turn in enumerate(turns)]
-    return Conversation(
+    return (
         tuple(turn for turn, _ in marked),
         tuple(wanted and _is_answer(turn) for turn, wanted in marked),
-        _tools(record),
     )
 
 

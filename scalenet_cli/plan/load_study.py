@@ -15,7 +15,7 @@ from scalenet_cli.plan.recipes import recipe_path, study_names
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.plan.study import ArmEntry, Study, StudyData, StudyOutline
 from scalenet_cli.plan.training import Recipe, TaskName
-from scalenet_cli.plan.yaml_text import YamlText, parse_yaml, spell
+from scalenet_cli.plan.yaml_text import YamlText, dump_yaml, parse_yaml, spell
 
 M = TypeVar("M", bound=BaseModel)
 _REMOTE = ("timm:", "hf:")
@@ -51,7 +51,7 @@ class StudyDocument:
         if isinstance(entry, dict):
             part = _part(self.yaml, ("arms", order, "plan"))
             plan = ExpansionPlan.model_validate(part.data)
-            return PlanDocument(plan, yaml.safe_dump(part.data, sort_keys=False), part)
+            return PlanDocument(plan, dump_yaml(part.data), part)
         try:
             return load_plan(self._file(entry))
         except PlanUnreadable as error:
@@ -62,7 +62,7 @@ class StudyDocument:
     def written_plan(self, order: int, entries: dict[str, Any]) -> PlanDocument:
         """A plan that follows from an arm without one; its mistakes are the arm's."""
         part = replace(_part(self.yaml, ("arms", order)), data=entries)
-        text = yaml.safe_dump(entries, sort_keys=False)
+        text = dump_yaml(entries)
         return PlanDocument(ExpansionPlan.model_validate(entries), text, part)
 
     def recipe(self, order: int, task: TaskName) -> Recipe:

@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scalenet_cli.errors import OptionError, PlanError, PlanErrors, PlanSchema, PlanUnreadable
 from scalenet_cli.plan.load import read_text, validate
 from scalenet_cli.plan.recipes import recipe_path, training_recipe_names
 from scalenet_cli.plan.training import RECIPES, Recipe, TaskName
-from scalenet_cli.plan.yaml_text import parse_yaml
+from scalenet_cli.plan.yaml_text import dump_yaml, parse_value, parse_yaml
 
 
 def load_training_recipe(
@@ -34,7 +32,7 @@ def load_training_recipe(
     if not settings:
         return recipe
     merged = {**recipe.model_dump(mode="json"), **settings}
-    text = yaml.safe_dump(merged, sort_keys=False)
+    text = dump_yaml(merged)
     try:
         return validate(type(recipe), parse_yaml(text, "the settings"))
     except PlanErrors as errors:
@@ -46,7 +44,7 @@ def load_training_recipe(
 
 def recipe_text(recipe: Recipe) -> str:
     """The whole recipe as YAML that :func:`load_training_recipe` reads back."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
@@ -59,7 +57,7 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
     """``key=value`` items with YAML values.
 
     >>> parse_settings(["lr=1e-3", "opt_betas=[0.9, 0.95]", "aa=null"])
-    {'lr': '1e-3', 'opt_betas': [0.9, 0.95], 'aa': None}
+    {'lr': 0.001, 'opt_betas': [0.9, 0.95], 'aa': None}
 
     Raises:
         OptionError: not of that form, or a key twice.
@@ -74,12 +72,9 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
         if key in settings:
             raise OptionError(f"--set gives {key} twice")
         try:
-            parsed = parse_yaml(f"value: {text}", "--set").data
+            settings[key] = parse_value(text, "--set")
         except PlanError:
-            parsed = {}
-        if parsed.keys() != {"value"}:  # a second line would be another entry
-            raise OptionError(f"the value of --set {item} is no YAML value")
-        settings[key] = parsed["value"]
+            raise OptionError(f"the value of --set {item} is no YAML value") from None
     return settings
 
 

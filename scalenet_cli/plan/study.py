@@ -93,7 +93,7 @@ class _StudyEntries(Strict):
     """What a study has beside its data and its arms, which have schemas of their own."""
 
     version: Annotated[Literal[1], Number] = Field(description="the version of this schema")
-    title: str | None = Field(None, description="one line")
+    title: str | None = Field(None, pattern=r"^[^\r\n]*$", description="one line")
     source: str = Field(min_length=1, description="a checkpoint, as `expand` takes it")
     arch: str | None = Field(None, description="timm architecture, where shapes do not tell")
     model_kwargs: dict[str, Any] = Field(

@@ -1,5 +1,9 @@
-"""YAML as data plus the line of every entry, with limits: it may come from a stranger."""
+"""YAML as data plus the line of every entry, with limits: it may come from a stranger.
 
+All YAML that people write is read here, that of flags included: 1e-5 is a number everywhere.
+"""
+
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +16,21 @@ MAX_BYTES: Final = 256 * 1024
 MAX_NODES: Final = 20_000
 MAX_NESTING: Final = 24
 MAX_NUMBER_LENGTH: Final = 200
+_FLOAT: Final = "tag:yaml.org,2002:float"
+# PyYAML follows YAML 1.1, in which 1e-5 is a text: a float has a point, its exponent a sign.
+_EXPONENT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the floats of YAML 1.2 and JSON."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that the loader would read as floats."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +69,9 @@ def parse_yaml(text: str, name: str) -> YamlText:
     """
     if len(text.encode()) > MAX_BYTES:
         raise PlanSyntax(f"the file is larger than {MAX_BYTES // 1024} KiB", where=name)
-    loader: yaml.SafeLoader | None = None
+    loader: _Loader | None = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             raise PlanSyntax("the file is empty", where=name)
@@ -76,6 +95,26 @@ def parse_yaml(text: str, name: str) -> YamlText:
         if loader is not None:
             loader.dispose()
     return YamlText(name, data, root)
+
+
+def parse_value(text: str, name: str) -> Any:
+    """The value in a text of one line, as ``key: text`` would have it in a file.
+
+    >>> parse_value("1e-5", "--set"), parse_value("[0.9, 0.95]", "--set"), parse_value("", "--set")
+    (1e-05, [0.9, 0.95], None)
+
+    Raises:
+        PlanError: not YAML, or more than one value.
+    """
+    found = parse_yaml(f"value: {text}", name).data
+    if found.keys() != {"value"}:  # a second line would be another entry
+        raise PlanSyntax("more than one value", where=name)
+    return found["value"]
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain values as YAML that :func:`parse_yaml` reads back, in their order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 def _construct(loader: yaml.SafeLoader, root: yaml.Node, name: str) -> Any:

@@ -7,6 +7,7 @@ from torch import nn
 
 from scalenet_cli.bundle.trained import write_trained
 from scalenet_cli.errors import RunStateDamaged
+from scalenet_cli.plan.schema import Group
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import assign, gathered
@@ -157,6 +158,11 @@ class Checkpointer:
     def tidy(self) -> None:
         """Removes from the folder what belongs to steps that will be done again."""
         self.folder.go_back(self._metrics_bytes)
+
+    @property
+    def trained_groups(self) -> tuple[Group, ...]:
+        """What of the model is trained."""
+        return self._subject.train
 
     def is_better(self, value: float, other: float | None) -> bool:
         """Whether a value of the task's metric beats another, or there is no other."""

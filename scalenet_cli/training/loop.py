@@ -124,6 +124,8 @@ class Trainer:
         with Stopper() as stopper:
             if progress.before is None:
                 progress.before = self._evaluate(0, val).metrics[self._task.metric]
+                for text in self._task.remarks(progress.before, self._checkpointer.trained_groups):
+                    self._reporter.note(text)
                 self._stop_if_asked(stopper, 0)
             self._parallel.model.train()
             self._clock, self._timed_step = time.perf_counter(), progress.step

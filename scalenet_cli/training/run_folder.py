@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, final
 
@@ -32,6 +33,11 @@ TIMINGS: Final = "timings.jsonl"
 CURVES: Final = "curves.png"
 FORMAT: Final = 1
 MAX_RECORD_BYTES: Final = 100_000_000
+# Options beside --data that decide samples and head; the recipe of the run does not keep them.
+_SAME: Final[Mapping[TaskName, tuple[str, ...]]] = {
+    "images": ("--limit-train", "--limit-val", "--class-map", "--num-classes", "--reset-head"),
+    "language": ("--limit-train", "--limit-val", "--val-data"),
+}
 
 
 class SplitRecord(Strict):
@@ -175,29 +181,25 @@ class RunFolder:
             RunDiffers: lists every difference.
         """
         old = self.record()
-        found = differences(self.recipe(), recipe)
+        changed = differences(self.recipe(), recipe)
+        # The run keeps its recipe, so what differs was given now; the data have to be named again.
+        others = [*_other_data(old, record), *_other_head(old, record)]
         if old.bundle != record.bundle:
             name = "bundle" if record.task == "images" else "bundle or tokenizer"
-            found.append(f"{name}: digest {old.bundle[:12]} -> {record.bundle[:12]}")
-        for name, before, after in (
-            ("train", old.train, record.train), ("val", old.val, record.val),
-        ):  # fmt: skip
-            if before != after:
-                found.append(
-                    f"{name} data: {before.num_samples:,} samples -> {after.num_samples:,}"
-                    if before.num_samples != after.num_samples
-                    else f"{name} data: other samples or targets"
-                )
-        if old.new_head != record.new_head:
-            found.append(f"a new head: {_yes(old.new_head)} -> {_yes(record.new_head)}")
-        if (old.num_classes, old.classes) != (record.num_classes, record.classes):
-            found.append(f"classes: {old.num_classes} -> {record.num_classes}, or other names")
-        if found:
-            raise RunDiffers(
-                f"the run was started otherwise: {'; '.join(found)}",
-                where=str(self.path),
-                hint="leave these out to go on with the run as it was, or choose another -o",
+            others.append(f"{name}: digest {old.bundle[:12]} -> {record.bundle[:12]}")
+        if not changed and not others:
+            return
+        advice = ["leave out what changes the recipe"] if changed else []
+        if others:
+            options = ", ".join(_SAME[record.task])
+            advice.append(
+                f"repeat the bundle, the data and those of {options} that the run was started with"
             )
+        raise RunDiffers(
+            f"the run was started otherwise: {'; '.join((*changed, *others))}",
+            where=str(self.path),
+            hint=f"{'; '.join(advice)}; or choose another -o",
+        )
 
     def require_own(self) -> None:
         """What is written or trusted lies in the folder itself, and is what the run began with.
@@ -289,6 +291,21 @@ def _has_digest(path: Path, digest: str) -> bool:
         return hashlib.sha256(path.read_bytes()).hexdigest() == digest
     except OSError:
         return False
+
+
+def _other_data(old: RunRecord, new: RunRecord) -> Iterator[str]:
+    for name, before, after in (("train", old.train, new.train), ("val", old.val, new.val)):
+        if before.num_samples != after.num_samples:
+            yield f"{name} data: {before.num_samples:,} samples -> {after.num_samples:,}"
+        elif before != after:
+            yield f"{name} data: other samples or targets"
+
+
+def _other_head(old: RunRecord, new: RunRecord) -> Iterator[str]:
+    if old.new_head != new.new_head:
+        yield f"a new head: {_yes(old.new_head)} -> {_yes(new.new_head)}"
+    if (old.num_classes, old.classes) != (new.num_classes, new.classes):
+        yield f"classes: {old.num_classes} -> {new.num_classes}, or other names"
 
 
 def _yes(value: bool) -> str:

@@ -1,6 +1,6 @@
 """What a run trains for. A task adds data, loss and metric; the engine does all else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, final
 
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.schema import Group
 from scalenet_cli.training.devices import Devices
 
 # The model as it is called in training: with DDP or FSDP around it.
@@ -105,6 +106,10 @@ class Task(Protocol):
         self, run: Run, batch: Any, device: torch.device, *, epoch: int, purpose: str
     ) -> torch.Tensor:
         """Mean loss of a micro-batch; what is random in it is seeded by ``purpose``."""
+        ...
+
+    def remarks(self, before: float, trained: Collection[Group]) -> tuple[str, ...]:
+        """What the metric before training says to somebody who trains these groups."""
         ...
 
     def evaluate(self, model: nn.Module, batches: "DataLoader[Any]", devices: Devices) -> Scores:

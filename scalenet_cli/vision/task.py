@@ -1,7 +1,7 @@
 """Image classification as a task of the engine."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Final, final
 
 import torch
@@ -12,12 +12,14 @@ from torch.utils.data import DataLoader
 from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
+from scalenet_cli.plan.schema import Group
 from scalenet_cli.plan.training import ImageRecipe
 from scalenet_cli.surgery.expand import spread_drop_path
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.order import epoch_order
 from scalenet_cli.training.task import Run, Scores, Skipped
 from scalenet_cli.vision.evaluate import evaluate, require_readable
+from scalenet_cli.vision.guessing import guessed_share, is_guessing
 from scalenet_cli.vision.objective import Objective, check_mixup
 from scalenet_cli.vision.samples import (
     MAX_REPLACEMENTS,
@@ -57,6 +59,7 @@ class ImageTask:
         # Pillow warns of images from 90 million pixels on, and refuses twice as many.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         self._recipe, self._skip_corrupt = recipe, skip_corrupt
+        self._val, self._num_classes = val, num_classes
         self.place: Final = train.place
         self.sizes: Final = (len(train), len(val))
         self.training: Final = TrainingSamples(
@@ -107,6 +110,19 @@ class ImageTask:
             purpose=purpose,
         )
         return self._objective.loss(run(images), targets)
+
+    def remarks(self, before: float, trained: Collection[Group]) -> tuple[str, ...]:
+        """A head that is not trained and no better than guessing is of other classes, it seems."""
+        if "head" in trained:
+            return ()
+        guess = guessed_share(self._val, self._num_classes)
+        if not is_guessing(before / 100, guess, len(self._val)):
+            return ()
+        return (
+            f"before training {before:.2f} % of the validation images are right, and the most "
+            f"frequent class alone is {100 * guess:.2f} % of them; the head is not trained: if "
+            "its classes are not the data's, add --reset-head",
+        )
 
     def evaluate(self, model: nn.Module, batches: "DataLoader[Any]", devices: Devices) -> Scores:
         """Accuracies in per cent."""

@@ -73,26 +73,6 @@ def test_classes_that_are_not_the_models(denied: Denied, tmp_path: Path) -> None
     denied("classes-differ", "6 classes, but", flags=("--class-map", tmp_path / "map.txt"))
 
 
-def test_names_that_are_not_those_of_training(run: Run, tmp_path: Path, images: Path) -> None:
-    from scalenet_cli.commands.classes import check_classes
-    from scalenet_cli.errors import ClassesDiffer
-    from scalenet_cli.training.data import DataOptions
-    from scalenet_cli.vision.splits import open_split
-
-    def check(known: dict[str, int], class_map: str | None = None) -> None:
-        split = open_split(DataOptions(str(images), class_map=class_map), "validation")
-        check_classes(split, 5, known, mapped=class_map is not None)
-
-    check(dict(zip(CLASSES, range(5), strict=True)))
-    with pytest.raises(ClassesDiffer, match="a is 0 in the data, but 4 in the model"):
-        check(dict(zip(reversed(CLASSES), range(5), strict=True)))
-    with pytest.raises(ClassesDiffer, match="a is 0 in the data, but no class of the model"):
-        check(dict(zip("vwxyz", range(5), strict=True)))
-    path = tmp_path / "map.txt"
-    path.write_text("e\nd\nc\nb\na\n")
-    check(dict(zip(reversed(CLASSES), range(5), strict=True)), str(path))
-
-
 def test_targets_out_of_range(denied: Denied, tmp_path: Path, images: Path) -> None:
     from tests.vision.test_readers import add, write_shards
 

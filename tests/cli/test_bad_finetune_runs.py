@@ -85,8 +85,9 @@ def test_a_finished_run_is_reported_again(run: Run, ground: Path, copy: Path) ->
     before = contents(copy)
     arguments = command(ground, copy, *OPTIONS, "--resume", "--json")
     ended = run(*arguments)
-    assert (ended.exit_code, ended.stderr) == (0, "")
-    assert json.loads(ended.stdout)["steps"] == 2
+    report = json.loads(ended.stdout)
+    assert (ended.exit_code, report["steps"], report["classes"]) == (0, 2, "assumed")
+    assert ended.stderr == f"note: {report['notes'][0]}\n"
     after = contents(copy)
     assert {**after, "curves.png": ""} == {**before, "curves.png": ""}
 
@@ -117,10 +118,11 @@ def test_resume_with_moved_data(
 DIFFERENCES: list[tuple[tuple[object, ...], tuple[str, ...]]] = [
     (
         ("--lr", 1, "--drop-path", 0.3, "--limit-train", 8),
-        ("lr: 0.0002 -> 1.0", "drop_path: None -> 0.3", "train data: 16 samples -> 8"),
+        ("lr: 0.0002 -> 1.0", "drop_path: None -> 0.3", "train data: 16 samples -> 8",
+         "leave out what changes the recipe; repeat the bundle, the data and those of --limit-"),
     ),
-    (("--recipe", "RECIPE"), ("opt: adamw -> sgd",)),
-    (("--reset-head",), ("a new head: no -> yes",)),
+    (("--recipe", "RECIPE"), ("opt: adamw -> sgd", "hint:  leave out what changes the recipe; or")),
+    (("--reset-head",), ("a new head: no -> yes", "hint:  repeat the bundle")),
     (("--num-classes", 7), ("classes: 5 -> 7", "a new head: no -> yes")),
 ]  # fmt: skip
 
@@ -133,6 +135,15 @@ def test_other_options(
     (tmp_path / "r.yaml").write_text("opt: sgd\n")
     given = [tmp_path / "r.yaml" if option == "RECIPE" else option for option in options]
     refuse_resume(run, ground, copy, *given, status=USAGE, code="run-differs", says=says)
+
+
+def test_a_limit_has_to_be_repeated(run: Run, ground: Path, tmp_path: Path) -> None:
+    limit = ("--limit-train", 8)
+    assert run(*command(ground, tmp_path / "run", *limit)).exit_code == 0
+    arguments = command(ground, tmp_path / "run", "--resume")
+    says = ("train data: 8 samples -> 16", "hint:  repeat", "--limit-train")
+    refuse(run, tmp_path / "run", *arguments, status=USAGE, code="run-differs", says=says)
+    assert run(*arguments, *limit).exit_code == 0
 
 
 def _renamed(data: Path) -> None:

@@ -17,5 +17,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Made:
     """Never interrupted."""
     folder = tmp_path_factory.mktemp("made")
-    study, watch = write_study(folder, data, SCALENET, SWA, NAN), Watch()
+    title = "Two ways, and one that fails"
+    study, watch = write_study(folder, data, SCALENET, SWA, NAN, title=title), Watch()
     return study, folder / "out", run_study(study, folder / "out", watch, plots=True), watch

@@ -101,7 +101,13 @@ def test_tables_times_and_plots_are_written(made: Made) -> None:
     _, out, report, _ = made
     assert all((out / name).is_file() for name in report.files)
     assert {"results.md", "timings.json", "compute.png"} < set(report.files)
-    rows = [line for line in (out / "results.md").read_text().splitlines() if "| 1" in line]
+    table = (out / "results.md").read_text()
+    assert table.startswith(
+        "# Two ways, and one that fails\n\nSource: `timm:vit_tiny_patch16_224`.\n"
+    )
+    assert report.title == "Two ways, and one that fails"
+    assert json.loads((out / "results.json").read_text())["title"] == report.title
+    rows = [line for line in table.splitlines() if "| 1" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| scalenet", "| swa", "| nan"]
     times = json.loads((out / "timings.json").read_text())["training_seconds"]
     assert set(times) == {"scalenet", "swa"}  # not of what diverged
@@ -173,7 +179,8 @@ def test_a_changed_study_says_which_cells_no_longer_apply(
         run_study(recipe, copy)
     shutil.rmtree(copy / "cells" / "scalenet")
     report = run_study(write_study(tmp_path, data, wider, NAN), copy, dry_run=True)
-    assert report.notes == ("cells that the study no longer names are left alone: swa/seed-0",)
+    assert report.notes[0].startswith("the head is kept: the model has no class names")
+    assert report.notes[1:] == ("cells that the study no longer names are left alone: swa/seed-0",)
 
 
 def test_some_arms_now_and_the_others_later(made: Made, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from scalenet_cli.plan.load_study import StudyDocument, load_study
 from scalenet_cli.training.devices import open_devices
 from scalenet_cli.training.session import Work
 from tests.compare.helpers import PLAN, SCALENET, Watch, run_study, write_study
-from tests.images import write_classifier
+from tests.images import write_classifier, write_labelled
 from tests.laws.building import write_source
 from tests.models import tiny_case
 from tests.training.runs import write_data
@@ -121,6 +121,22 @@ def test_other_classes_than_the_sources_and_a_file_without_weights_of_its_own(
         assert tuple(manifest["trained"]["groups"]) == arm.trained_groups
         assert "head" in arm.trained_groups
         assert manifest["source"]["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.slow
+def test_every_arm_gets_a_new_head_where_names_differ(tmp_path: Path) -> None:
+    """An arm from scratch does not know the source's names, and has to have the others' head."""
+    source = write_labelled(tmp_path, [f"fruit{number}" for number in range(5)])
+    data = write_data(tmp_path / "data", train=17, val=10)
+    scratch = {"name": "scratch", "scratch": True, "like": "scalenet"}
+    study = write_study(tmp_path, data, SCALENET, scratch, source=source.name,
+                        random_weights=False, model_kwargs={})  # fmt: skip
+    report = run_study(study, tmp_path / "out")
+    assert report.notes[0].startswith("the head is new: 5 classes, and it is trained too, because")
+    for arm in report.arms:
+        record = tmp_path / "out" / "cells" / arm.name / "seed-0" / "run.json"
+        assert json.loads(record.read_text())["new_head"]
+        assert "head" in arm.trained_groups
 
 
 def test_a_source_that_was_trained_on_is_noticed(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from scalenet_cli.commands.options import parse_model_kwargs
 from scalenet_cli.errors import PlanErrors
 from scalenet_cli.plan.load_study import load_study, parse_study
+from scalenet_cli.plan.load_training import parse_settings
 from scalenet_cli.plan.recipes import study_names
+from scalenet_cli.plan.yaml_text import dump_yaml, parse_yaml
 
 HEAD = """\
 version: 1
@@ -119,6 +122,22 @@ def test_an_arms_settings_win() -> None:
     recipes = [document.recipe(order, "images") for order in range(2)]
     assert [recipe.lr for recipe in recipes] == [3e-3, 2e-3]
     assert [recipe.epochs for recipe in recipes] == [7, 7]
+
+
+def test_a_number_is_one_with_an_exponent_too() -> None:
+    entries = "model_kwargs: {norm_eps: 1e-5, mean: [5E-1, .5e0, 1.e+0]}\nsettings: {lr: 1e3}\n"
+    found = parse_study(HEAD + SCALENET + entries).study
+    assert found.model_kwargs == {"norm_eps": 1e-5, "mean": [0.5, 0.5, 1.0]}
+    assert found.settings == {"lr": 1000.0}
+    assert parse_model_kwargs(["norm_eps=1e-5", "mean=5E-1,.5e0,1.e+0"]) == found.model_kwargs
+    assert parse_settings(["lr=1e3"]) == found.settings
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-5", "1E5", ".5e3", "1e", "e5", "1e-5x", "0x1e5", "yes", "1:30"]
+)
+def test_a_text_stays_a_text(text: str) -> None:
+    assert parse_yaml(dump_yaml({"a": text, "b": 1e-5}), "x").data == {"a": text, "b": 1e-5}
 
 
 def test_paths_start_from_the_study(tmp_path: Path) -> None:

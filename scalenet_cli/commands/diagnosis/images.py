@@ -35,7 +35,7 @@ def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
     wanted = DataOptions(work.data, how.dataset, class_map=how.class_map)
     split = open_split(wanted, how.split or "validation", limit=how.limit, channels=channels)
     mapped = how.class_map is not None
-    check_classes(split, opened.num_classes, opened.classes, mapped=mapped)
+    _, assumed = check_classes(split, opened.num_classes, opened.known, mapped=mapped)
     widths = [stage.width for stage in opened.family.stages(opened.model)]
     channels, height, width = config["input_size"]
     needed = require_room(
@@ -53,7 +53,7 @@ def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
         batches,
         split.place,
         config,
-        (*opened.notes, *_told(split, sum(map(len, batches)))),
+        (*opened.notes, *filter(None, [assumed]), *_told(split, sum(map(len, batches)))),
         needed,
     )
 

@@ -47,7 +47,7 @@ def open_texts(work: "Diagnosis", target: str, *, held: int = 0) -> Subject:
         tuple(_batches(found, chosen, how.batch_size or DEFAULT_BATCH)),
         work.data,
         {"max_length": length, "template": maker.template},
-        (*opened.notes, *_told(found)),
+        (*opened.notes, *_told(found), *maker.unread.notes()),
         needed,
     )
 

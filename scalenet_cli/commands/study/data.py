@@ -23,6 +23,7 @@ from scalenet_cli.training.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
+    from scalenet_cli.commands.classes import Head
     from scalenet_cli.language.corpus import Corpus
 
 # Of timm's data config, what SourceOptions.model_kwargs takes.
@@ -153,8 +154,7 @@ class ImageData:
     train: Any
     val: Any
     config: dict[str, Any]
-    num_classes: int
-    new_head: bool
+    head: "Head"
 
     def task(self, recipe: Recipe, *, skip_corrupt: bool) -> Task:
         """As an arm is trained on them."""
@@ -162,7 +162,7 @@ class ImageData:
 
         return ImageTask(
             cast(ImageRecipe, recipe), self.train, self.val, config=self.config,
-            num_classes=self.num_classes, skip_corrupt=skip_corrupt,
+            num_classes=self.head.num_classes, skip_corrupt=skip_corrupt,
         )  # fmt: skip
 
     def record(self) -> DataRecord:
@@ -179,19 +179,22 @@ def open_images(document: StudyDocument, source: StudySource) -> ImageData:
         DataError, OptionError: they cannot be used.
     """
     from scalenet_cli.commands.classes import ImageFacts, fit_classes, open_splits
+    from scalenet_cli.commands.known_classes import source_classes
     from scalenet_cli.vision.preprocessing import resolve_preprocessing
 
     data = document.study.data
     config = resolve_preprocessing(source.base)
-    facts = ImageFacts(int(vars(source.base)["num_classes"]), config, {})
+    num_classes = int(vars(source.base)["num_classes"])
+    known = source_classes(source.source, num_classes, is_random=source.options.random_weights)
+    facts = ImageFacts(num_classes, config, known)
     train, val = open_splits(data_options(document), facts.channels)
-    num_classes, new_head = fit_classes(
+    head = fit_classes(
         facts, train, wanted=data.num_classes, mapped=data.class_map is not None,
         reset=data.reset_head,
     )  # fmt: skip
-    if new_head:
-        source.family.replace_head(source.base, num_classes)
-    return ImageData(train, val, dict(config), num_classes, new_head)
+    if head.is_new:
+        source.family.replace_head(source.base, head.num_classes)
+    return ImageData(train, val, dict(config), head)
 
 
 @final
@@ -211,7 +214,13 @@ class TaskMaker:
     @property
     def new_head(self) -> bool:
         """Whether every arm gets a new head, which is trained whatever the plan says."""
-        return self._images is not None and self._images.new_head
+        return self._images is not None and self._images.head.is_new
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is done about the head, where the user should hear of it."""
+        note = self._images.head.note if self._images is not None else None
+        return () if note is None else (note,)
 
     def make(self, recipe: Recipe, where: str) -> Task:
         """The task of a recipe, whose batches fit the data and the devices.

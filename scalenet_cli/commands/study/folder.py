@@ -204,6 +204,7 @@ def resolved(
     source = study.model_dump(include={"source", "arch", "model_kwargs", "random_weights"})
     return {
         "version": 1,
+        "title": study.title,
         "source": {**source, "sha256": source_digest},
         "data": study.data.model_dump(),
         "seeds": list(study.seeds),
@@ -246,6 +247,7 @@ def training_seconds(run: RunFolder, batch_size: int) -> float | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        # dump_yaml wrote it; with many arms it is longer than parse_yaml lets a study be.
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
             raise ValueError("it is no mapping")

@@ -55,6 +55,7 @@ class StudyResults(Report):
     """All arms in the order of the study; the same bytes however often it was interrupted."""
 
     version: int = 1
+    title: str | None = None
     metric: str
     larger_is_better: bool
     source: str
@@ -66,13 +67,19 @@ def gather(
     arms: Sequence[Arm],
     seeds: Sequence[int],
     *,
+    title: str | None,
     source: str,
     metric: str,
     larger_is_better: bool,
 ) -> StudyResults:
     """The results of all cells that are finished."""
-    found = tuple(_arm_result(folder, arm, seeds, metric) for arm in arms)
-    return StudyResults(metric=metric, larger_is_better=larger_is_better, source=source, arms=found)
+    return StudyResults(
+        title=title,
+        metric=metric,
+        larger_is_better=larger_is_better,
+        source=source,
+        arms=tuple(_arm_result(folder, arm, seeds, metric) for arm in arms),
+    )
 
 
 def write_results(
@@ -157,8 +164,9 @@ def markdown(results: StudyResults, times: dict[str, dict[str, float]]) -> str:
     ]
     rows = [[show(arm) for _, show in columns] for arm in results.arms]
     lines = [
-        f"# {results.source}",
+        f"# {results.title or results.source}",
         "",
+        *((f"Source: `{results.source}`.", "") if results.title else ()),
         f"{name}: mean +- sample standard deviation over seeds, of the validation data. MACs of "
         f"one input of {results.arms[0].cost.input_size} {unit}; training FLOPs are of all "
         "steps, forward and backward; times are of the steps alone.",

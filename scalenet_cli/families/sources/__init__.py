@@ -142,12 +142,13 @@ def _timm_folder(
     random_seed: int | None,
 ) -> Source:
     """A folder as timm's push_to_hf_hub writes it."""
-    from scalenet_cli.families.sources.timm_config import arguments_of
+    from scalenet_cli.families.sources.timm_config import arguments_of, label_names_of
 
-    name = arch or str(config["architecture"])
+    name, labels = arch or str(config["architecture"]), label_names_of(config)
     merged = {**arguments_of(config), **arguments}
     if random_seed is not None or not (weights or has_weights(path)):
-        return _timm_name(f"{TIMM}{name}", None, merged, weights, random_seed)
+        named = _timm_name(f"{TIMM}{name}", None, merged, weights, random_seed)
+        return replace(named, label_names=labels)
     from scalenet_cli.families.sources.identify import identify_timm
     from scalenet_cli.families.sources.state_dicts import unwrap
     from scalenet_cli.families.sources.timm_checkpoint import convert
@@ -155,7 +156,9 @@ def _timm_folder(
     checkpoint = unwrap(read_weights(path))
     architecture, model, notes = identify_timm(checkpoint, name, merged)
     source = convert(checkpoint, architecture, model)
-    return replace(source, kind=checkpoint.kind, notes=(*checkpoint.notes, *notes))
+    return replace(
+        source, kind=checkpoint.kind, label_names=labels, notes=(*checkpoint.notes, *notes)
+    )
 
 
 def _timm_name(

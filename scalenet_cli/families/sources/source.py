@@ -30,6 +30,7 @@ class Source:
         verbatim: files that can be copied whole; empty where keys or tensors change.
         carried: files beside the weights that belong to the model, such as a tokenizer.
         preprocessing: how inputs are prepared, with timm's names.
+        label_names: the classes in the order of the outputs, where the source names them.
         notes: decisions that the user should hear of.
     """
 
@@ -43,6 +44,7 @@ class Source:
     verbatim: tuple[SafetensorsFile, ...] = ()
     carried: tuple[Path, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    label_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -7,6 +7,19 @@ from scalenet_cli.errors import CheckpointUnreadable
 from scalenet_cli.families.timm_arguments import PREPROCESSING
 
 
+def label_names_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes in the order of the outputs; none where the config has no such list.
+
+    timm takes an object, too: number of an output -> name.
+    """
+    names = config.get("label_names")
+    if isinstance(names, dict):
+        names = [names.get(str(output)) for output in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return ()
+    return tuple(names)
+
+
 def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Timm's arguments and preprocessing in such a config.
 
