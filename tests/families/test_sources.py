@@ -23,19 +23,12 @@ from scalenet_cli.errors import (
     UnknownBlockTensor,
 )
 from scalenet_cli.families import family
-from scalenet_cli.families.sources import Source, open_source
+from scalenet_cli.families.sources import open_source
+from tests.families.helpers import holds
 from tests.laws.building import write_source
 from tests.models import tiny_case
 
 HEADS = {"num_heads": 2}
-
-
-def holds(source: Source, model: nn.Module) -> bool:
-    """The source's tensors are the model's parameters, bit for bit."""
-    expected = dict(model.named_parameters())
-    return source.tensors.keys() == expected.keys() and all(
-        torch.equal(tensor.read(), expected[key]) for key, tensor in source.tensors.items()
-    )
 
 
 @pytest.fixture(scope="module")

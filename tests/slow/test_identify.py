@@ -61,5 +61,8 @@ def test_an_architecture_of_another_kind_is_refused_by_name_and_without_nonsense
     path = blank_timm(tmp_path / "weights.safetensors", name)
     with pytest.raises(CheckpointError) as raised:
         open_source(str(path))
+    if name.startswith("qwen3_vit"):  # tensor for tensor a ViT, but for its last norm and head
+        assert "2 tensors are missing, such as norm.weight" in raised.value.fact
+        return
     assert isinstance(raised.value, UnknownArchitecture), raised.value
     assert "supported are timm ViT, DeiT and Swin" in (raised.value.hint or "")
