@@ -31,10 +31,10 @@ class UnreadFields:
         if not self._counts:
             return ()
         ordered = sorted(self._counts.items(), key=lambda found: -found[1])
-        shown = [
+        listed = [
             f"{shown(name, _MAX_NAME)} ({count:,} {'record' if count == 1 else 'records'})"
             for name, count in ordered[:_MAX_NAMES]
         ]
         if len(ordered) > _MAX_NAMES:
-            shown.append(f"and {len(ordered) - _MAX_NAMES} more")
-        return (f"fields that were not read: {', '.join(shown)}",)
+            listed.append(f"and {len(ordered) - _MAX_NAMES} more")
+        return (f"fields that were not read: {', '.join(listed)}",)
