@@ -241,6 +241,7 @@ def check_digests(bundle: Bundle, *, known: Bundle | None = None) -> CheckedTens
     files = {
         name: file.model_copy(update={"tensors": {key: found[name, key] for key in file.tensors}})
         for name, file in bundle.manifest.files.items()
+        if name not in linked
     }
     num_bytes = sum(place.spec.num_bytes for _, place, _ in work)
     return CheckedTensors(num_bytes, non_finite_tensors(files))

@@ -210,7 +210,7 @@ def test_preprocessing_of_a_stranger(run: Run, tmp_path: Path, images: Path) -> 
     for given, says in (
         ("crop_pct=1e-9", "crop_pct of the model's preprocessing is 1e-09"),
         ("interpolation=os", "interpolation of the model's preprocessing is os"),
-        ("std=0,0,0", "std of the model's preprocessing"),
+        ("std=0,0,0", "std of vit_base_patch16_224 is [0, 0, 0]"),
     ):
         code = "architecture-mismatch"
         extra = ("--model-kwargs", given)

@@ -89,7 +89,7 @@ def test_a_misspelled_value_comes_with_line_path_and_nearest_name(
         ("version: 1\nmapping: stack\nfactor: -2\n", "3  factor", "-2"),
         ("version: 1\nmapping: stack\nfactor: .nan\n", "3  factor", "nan"),
         ("version: 1\nmapping: stack\nfactor: .inf\n", "3  factor", "inf"),
-        ("version: 1\nmapping: stack\nfactor: 1e400\n", "3  factor", "1e400"),
+        ("version: 1\nmapping: stack\nfactor: 1e400\n", "3  factor", "inf"),
         ("version: 1\nmapping: stack\nfactor: true\n", "3  factor", "number"),
         ("version: 1\nmapping: stack\nfactor: two\n", "3  factor", "'two'"),
         ("version: 1\nmapping: stack\nfactor: [2]\n", "3  factor", "number"),

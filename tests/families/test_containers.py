@@ -80,7 +80,7 @@ def test_prefixes_in_safetensors_files(name: str, prefix: str, tmp_path: Path) -
     case = tiny_case(name)
     path, plan = tmp_path / "x.safetensors", tmp_path / "plan.yaml"
     save_file({**_under(prefix, case.model.state_dict()), "loss.t": torch.ones(2)}, path)
-    plan.write_text(PLAN + "start: identity\nshared: {scope: all}\n")
+    plan.write_text(PLAN.replace("copy", "identity") + "shared: {scope: all}\n")
     options = SourceOptions(model_kwargs=HEADS if name == "vit" else {"img_size": 32})
     report = expand_checkpoint(path, plan, tmp_path / "out", options=options)
     assert f"what lies under {prefix}; 1 tensors beside it are left out, such as loss.t" in str(
@@ -125,7 +125,7 @@ def test_a_file_without_a_head_gives_features(name: str, tmp_path: Path) -> None
     state = {k: t for k, t in case.model.state_dict().items() if not k.startswith("head.")}
     path, plan = tmp_path / "features.pth", tmp_path / "plan.yaml"
     torch.save(state, path)
-    plan.write_text(PLAN + "start: identity\nshared: {scope: all}\n")
+    plan.write_text(PLAN.replace("copy", "identity") + "shared: {scope: all}\n")
     options = SourceOptions(model_kwargs=HEADS if name == "vit" else {"img_size": 32})
     report = expand_checkpoint(path, plan, tmp_path / "out", options=options)
     assert any("no head.weight" in note for note in report.notes)

@@ -18,7 +18,7 @@ from scalenet_cli.cli.app import main
 from scalenet_cli.cli.progress import TerminalReporter
 from scalenet_cli.vision.evaluate import Evaluation
 from tests.training.children import Child, Server, as_rank, free_port
-from tests.training.runs import RECIPE, contents, metrics, slow
+from tests.training.runs import HEAD_NOTE, RECIPE, contents, metrics, slow
 
 SHORT = {**RECIPE, "epochs": 2, "save_steps": 3}
 MINUTE = 60
@@ -108,10 +108,11 @@ def whole(
 
 
 def story(child: Child) -> list[str]:
-    """What was said, but for the evaluations."""
+    """What was said, but for the evaluations and HEAD_NOTE."""
     text = child.text()
     assert "Traceback" not in text, text
-    return [line for line in text.splitlines() if not line.startswith("step ")]
+    usual = ("step ", f"note: {HEAD_NOTE}")
+    return [line for line in text.splitlines() if not line.startswith(usual)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from scalenet_cli.cli.app import main
 from scalenet_cli.cli.progress import TerminalReporter
 from tests.training.children import Child, Server, as_rank, free_port
-from tests.training.runs import RECIPE, contents, metrics, slow
+from tests.training.runs import HEAD_NOTE, RECIPE, contents, metrics, slow
 
 SHORT = {**RECIPE, "epochs": 2, "save_steps": 3, "ema_decay": 0.9}
 STEPS = 8
@@ -91,7 +91,8 @@ def test_signal_saves_and_has_a_status_of_its_own(
     child = server.start(tmp_path / "log", command, bundle, data, run, at=step, signals=(number,))
     assert child.wait() == STOPPED, child.text()
     name = signal.Signals(number).name
-    told = [line for line in child.text().splitlines() if not line.startswith("step ")]
+    usual = ("step ", f"note: {HEAD_NOTE}")
+    told = [line for line in child.text().splitlines() if not line.startswith(usual)]
     assert told == [
         f"error[stopped]: stopped by {name} after step {step} of {STEPS}; its state is saved",
         f"  where: {run}",
@@ -110,7 +111,8 @@ def test_ctrl_c_twice_quits(
     twice = (signal.SIGINT, signal.SIGINT)
     child = server.start(tmp_path / "log", command, bundle, data, run, at=4, signals=twice)
     assert child.wait() == 130, child.text()
-    told = [line for line in child.text().splitlines() if not line.startswith("step ")]
+    usual = ("step ", f"note: {HEAD_NOTE}")
+    told = [line for line in child.text().splitlines() if not line.startswith(usual)]
     assert told == ["interrupted: --resume goes on from the last checkpoint"]
     assert [path.name for path in run.glob("state-*")] == ["state-000000003"]
     resume(server, bundle, data, run)

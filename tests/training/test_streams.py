@@ -16,7 +16,7 @@ from scalenet_cli import load
 from scalenet_cli.cli.app import main
 from scalenet_cli.cli.progress import TerminalReporter
 from tests.training.children import Server
-from tests.training.runs import RECIPE, metrics, slow
+from tests.training.runs import HEAD_NOTE, RECIPE, metrics, slow
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and terminals of Unix")
 
@@ -101,6 +101,6 @@ def test_a_run_goes_on_to_its_end(
     load(run / "last")
     if how == "into_head":
         (line,) = child.text().splitlines()
-        assert line.startswith("step 0: ")
+        assert line.startswith(f"note: {HEAD_NOTE}")
     if how == "into_a_full_disk":
         assert f"{STEPS} steps" in child.text()

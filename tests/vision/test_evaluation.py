@@ -126,7 +126,7 @@ def test_a_subset_of_the_classes_by_a_class_map(run: Run, tmp_path: Path) -> Non
 def test_a_bundle_equals_its_source_at_an_identity_start(run: Run, tmp_path: Path) -> None:
     checkpoint, model = write_classifier(tmp_path)
     data = write_images(tmp_path / "val", "abcde", 13)
-    (tmp_path / "plan.yaml").write_text(PLAN + "start: identity\n")
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("copy", "identity"))
     options = SourceOptions(model_kwargs={"num_heads": 2})
     (tmp_path / "run").mkdir()
     best = tmp_path / "run" / "best"
