@@ -15,6 +15,7 @@ from scalenet_cli.bundle.staging import fsync_path, staged_folder
 from scalenet_cli.bundle.trained import Start, copy_start
 from scalenet_cli.errors import (
     NotARun,
+    OutputExists,
     OutputUnwritable,
     RunDiffers,
     RunExists,
@@ -284,6 +285,22 @@ class RunFolder:
             return hashlib.sha256().hexdigest()
         with self.metrics.open("rb") as file:
             return hashlib.sha256(file.read(num_bytes)).hexdigest()
+
+
+def require_outside_run(output: Path) -> None:
+    """The output is not one of the bundles of a run, which belong to its state.
+
+    Raises:
+        OutputExists: it is.
+    """
+    place = output.resolve()
+    run = RunFolder(place.parent)
+    if run.exists() and place in (run.start, run.last, run.best):
+        raise OutputExists(
+            "the output is part of a run, which could not be resumed without it",
+            where=str(output),
+            hint="choose another -o",
+        )
 
 
 def _has_digest(path: Path, digest: str) -> bool:
