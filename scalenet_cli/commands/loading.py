@@ -6,8 +6,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from scalenet_cli.bundle.digests import check_digests
 from scalenet_cli.bundle.lock import sole_writer
-from scalenet_cli.bundle.read import Bundle, check_digests, map_tensors
+from scalenet_cli.bundle.read import Bundle, map_tensors
 from scalenet_cli.bundle.staging import check_output
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.commands.loaded import Loaded
