@@ -161,18 +161,19 @@ class RunFolder:
         """What is written or trusted lies in the folder itself, and is what the run began with.
 
         Raises:
-            NotARun: no run, one of another version, or one with links in it.
+            NotARun: no run, one of another version, or one with links or pipes in it.
             RunStateDamaged: record, recipe or start were changed after they were written.
             BundleError: start/ is damaged.
         """
         record = self.record()
-        links = sorted(path.name for path in self.path.iterdir() if path.is_symlink())
-        if links:
-            raise NotARun(
-                f"{links[0]} is a link, which a run does not make",
-                where=str(self.path),
-                hint="do not trust this folder; or put what it links to in its place",
-            )
+        for path in sorted((*self.path.iterdir(), *self.path.glob("state-*/*"))):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                kind = "link" if path.is_symlink() else "pipe or the like"
+                raise NotARun(
+                    f"{path.relative_to(self.path)} is a {kind}, which a run does not make",
+                    where=str(self.path),
+                    hint="do not trust this folder; or put the file itself in its place",
+                )
         found = self.path / RECIPE
         if record.recipe is not None and not _has_digest(found, record.recipe):
             raise RunStateDamaged(
