@@ -18,7 +18,7 @@ class Holder(Strict):
     """A process that writes to a folder."""
 
     host: str = Field(max_length=255)
-    pid: int = Field(gt=0)
+    pid: int = Field(gt=0, lt=2**31)
     since: str = Field(max_length=40, description="when it began to write, with its time zone")
     kernel: str = Field(description="one boot of one machine, containers on it included")
     processes: str = Field(description="the PID namespace: elsewhere the pid is another process")

@@ -1,8 +1,6 @@
-"""Opens a bundle: everything in it is checked against the manifest before it is used."""
+"""Opens a bundle: what the manifest lists is there, and inside. `digests.py` reads it all."""
 
-import hashlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,12 +12,8 @@ from scalenet_cli.bundle.manifest import (
     MANIFEST,
     Manifest,
     Role,
-    TensorEntry,
     digest_content,
-    digest_tensors,
 )
-from scalenet_cli.bundle.reports import NonFiniteTensor
-from scalenet_cli.bundle.tensor_scan import TensorScan, non_finite_tensors
 from scalenet_cli.errors import (
     UPGRADE_HINT,
     BundleDigestMismatch,
@@ -40,17 +34,8 @@ if TYPE_CHECKING:
 
 MAX_MANIFEST_BYTES: Final = 100_000_000
 
-
 # Device, number, size and time of the last change: another file, or other content, has another.
 FileMark = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedTensors:
-    """What reading every tensor of a bundle gave: nothing was damaged."""
-
-    num_bytes: int
-    non_finite: tuple[NonFiniteTensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +75,7 @@ def open_bundle(folder: Path) -> Bundle:
     marks = {MANIFEST: mark_of(folder / MANIFEST)}
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
-        path = _inside(folder, name)
+        path = file_inside(folder, name)
         mark = marks[name] = mark_of(path)
         if mark is None or not path.is_file():
             raise BundleFileMissing(
@@ -179,7 +164,7 @@ def tensor_places(bundle: Bundle, role: Role) -> dict[str, FileTensor]:
     for name, entry in bundle.manifest.files.items():
         if entry.role != role:
             continue
-        path = _inside(bundle.folder, name)
+        path = file_inside(bundle.folder, name)
         try:
             found = read_header(path).tensors
         except CheckpointError as error:
@@ -195,83 +180,6 @@ def tensor_places(bundle: Bundle, role: Role) -> dict[str, FileTensor]:
     return places
 
 
-def check_digests(bundle: Bundle, *, known: Bundle | None = None) -> CheckedTensors:
-    """Every tensor and every other file is what was written.
-
-    Files that are links to the same ones of ``known``, which was checked, are not read again.
-
-    Raises:
-        BundleDigestMismatch: the first one that is not.
-    """
-    linked = frozenset() if known is None else _linked(bundle, known)
-    for name, entry in bundle.manifest.files.items():
-        if entry.role != "carried" or name in linked:
-            continue
-        with _inside(bundle.folder, name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                raise _mismatch(bundle, name)
-    roles: tuple[Role, ...] = ("base", "instances")
-    work = []
-    for role in roles:
-        entries = bundle.manifest.tensors(role)
-        places = tensor_places(bundle, role)
-        work += [
-            (key, place, entries[key].sha256)
-            for key, place in places.items()
-            if place.path.name not in linked
-        ]
-
-    def check(item: tuple[str, FileTensor, str]) -> tuple[tuple[str, str], TensorEntry]:
-        key, place, expected = item
-        entry = scan_place(place)
-        if entry.sha256 != expected:
-            raise _mismatch(bundle, key)
-        return (place.path.name, key), entry
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        found = dict(pool.map(check, work))
-    base = bundle.manifest.tensors("base")
-    trained = bundle.manifest.trained
-    kept = trained is None or not trained.changed_base
-    if kept and source_digest(bundle.manifest) != bundle.manifest.source.digest:
-        raise BundleDigestMismatch(
-            f"the {len(base)} base tensors are not those of the source checkpoint",
-            where=str(bundle.folder),
-        )
-    files = {
-        name: file.model_copy(update={"tensors": {key: found[name, key] for key in file.tensors}})
-        for name, file in bundle.manifest.files.items()
-        if name not in linked
-    }
-    num_bytes = sum(place.spec.num_bytes for _, place, _ in work)
-    return CheckedTensors(num_bytes, non_finite_tensors(files))
-
-
-def _linked(bundle: Bundle, known: Bundle) -> frozenset[str]:
-    """The files that both bundles list alike and that are one file on disk."""
-    return frozenset(
-        name
-        for name, entry in bundle.manifest.files.items()
-        if known.manifest.files.get(name) == entry
-        and (bundle.folder / name).samefile(known.folder / name)
-    )
-
-
-def source_digest(manifest: Manifest) -> str:
-    """The digest of the source checkpoint, from the base tensors under their author's keys."""
-    renamed = manifest.source.renamed
-    base = manifest.tensors("base")
-    return digest_tensors({renamed.get(key, key): entry for key, entry in base.items()})
-
-
-def scan_place(place: FileTensor) -> TensorEntry:
-    """A tensor as a manifest lists it, from its bytes."""
-    scan = TensorScan(place.spec)
-    for chunk in place.chunks():
-        scan.update(chunk)
-    return scan.entry()
-
-
 def map_tensors(bundle: Bundle, role: Role) -> "Mapping[str, torch.Tensor]":
     """All tensors of the files with one role, mapped into memory, not read."""
     from safetensors import safe_open
@@ -279,12 +187,17 @@ def map_tensors(bundle: Bundle, role: Role) -> "Mapping[str, torch.Tensor]":
     tensors: dict[str, torch.Tensor] = {}
     for name, entry in bundle.manifest.files.items():
         if entry.role == role:
-            with safe_open(_inside(bundle.folder, name), framework="pt") as file:
+            with safe_open(file_inside(bundle.folder, name), framework="pt") as file:
                 tensors |= {key: file.get_tensor(key) for key in entry.tensors}
     return tensors
 
 
-def _inside(folder: Path, name: str) -> Path:
+def file_inside(folder: Path, name: str) -> Path:
+    """The path of a file that a manifest names.
+
+    Raises:
+        BundlePathUnsafe: it leads out of the bundle.
+    """
     path = folder / name
     if not is_plain_name(name) or path.resolve().parent != folder.resolve():
         raise BundlePathUnsafe(
@@ -293,11 +206,3 @@ def _inside(folder: Path, name: str) -> Path:
             hint="do not trust this bundle",
         )
     return path
-
-
-def _mismatch(bundle: Bundle, what: str) -> BundleDigestMismatch:
-    return BundleDigestMismatch(
-        f"{what} is not what was written: its sha256 differs from the manifest's",
-        where=str(bundle.folder),
-        hint="the bundle was damaged or changed: copy it again, or expand the source again",
-    )

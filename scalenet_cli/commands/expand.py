@@ -29,7 +29,7 @@ from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError, OutputExists, SourceNotFinite
 from scalenet_cli.families.sources import Source, open_source
 from scalenet_cli.plan.load import PlanDocument, load_plan
-from scalenet_cli.training.run_folder import RunFolder
+from scalenet_cli.training.run_folder import require_outside_run
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.planning import PlannedSurgery
@@ -82,7 +82,7 @@ def expand_checkpoint(
     if not dry_run:
         check_output(output, force=force)
         _keep_checkpoint(Path(checkpoint), output)
-        _keep_run(output)
+        require_outside_run(output)
     if is_bundle(Path(checkpoint)):
         raise OptionError(
             "the checkpoint is a bundle already",
@@ -126,22 +126,6 @@ def _keep_checkpoint(checkpoint: Path, output: Path) -> None:
     ):
         raise OutputExists(
             "the checkpoint lies inside the output, which would be replaced",
-            where=str(output),
-            hint="choose another -o",
-        )
-
-
-def _keep_run(output: Path) -> None:
-    """The bundles of a run belong to its state.
-
-    Raises:
-        OutputExists: the output is one of them.
-    """
-    place = output.resolve()
-    run = RunFolder(place.parent)
-    if run.exists() and place in (run.start, run.last, run.best):
-        raise OutputExists(
-            "the output is part of a run, which could not be resumed without it",
             where=str(output),
             hint="choose another -o",
         )

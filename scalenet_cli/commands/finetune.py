@@ -19,7 +19,7 @@ from scalenet_cli.training.compiling import compiling
 from scalenet_cli.training.contents import require_same_contents
 from scalenet_cli.training.curves import draw_curves
 from scalenet_cli.training.data import DataOptions
-from scalenet_cli.training.devices import Devices, open_devices
+from scalenet_cli.training.devices import READING, Devices, open_devices
 from scalenet_cli.training.failures import explained
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.quiet import Quiet
@@ -117,7 +117,10 @@ def _finetune(
         reporter.note("there is no run to resume yet, so a new one is started")
     if data.digest:
         reporter.note("--data-digest: all images are read once before the run goes on")
-    for note in devices.first(lambda: _look_and_create(setup, folder, read=data.digest)) or ():
+    looked = devices.first(
+        lambda: _look_and_create(setup, folder, read=data.digest), patience=READING
+    )
+    for note in looked or ():
         reporter.note(note)
     for note in setup.notes:
         reporter.note(note)
@@ -171,6 +174,7 @@ def _facts(setup: Setup, options: FinetuneOptions) -> dict[str, str]:
         "run": "one to resume" if setup.going_on else "none yet",
         "bundle": record.bundle,
         "--sharding": options.work.sharding,
+        "--no-ablation": str(not options.ablation),
         "new head": str(record.new_head),
     }
     for name, split in (("training", record.train), ("validation", record.val)):

@@ -13,7 +13,7 @@ from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters
 from scalenet_cli.plan.training import ImageRecipe
 from scalenet_cli.training.contents import DataContents
-from scalenet_cli.training.run_folder import RunRecord
+from scalenet_cli.training.run_record import RunRecord
 from scalenet_cli.training.subject import Subject, fill_new_head
 from scalenet_cli.vision.fingerprint import content_record, split_record
 from scalenet_cli.vision.task import ImageTask

@@ -14,7 +14,7 @@ from scalenet_cli.families.sources.carried import is_tokenizer_file, tokenizer_f
 from scalenet_cli.language.corpus import Corpus, open_corpus
 from scalenet_cli.language.task import LanguageTask
 from scalenet_cli.plan.training import LanguageRecipe
-from scalenet_cli.training.run_folder import RunRecord, SplitRecord
+from scalenet_cli.training.run_record import RunRecord, SplitRecord
 from scalenet_cli.training.subject import Subject
 
 

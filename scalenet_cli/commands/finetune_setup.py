@@ -19,7 +19,8 @@ from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, Task
 from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
-from scalenet_cli.training.run_folder import RunFolder, RunRecord
+from scalenet_cli.training.run_folder import RunFolder
+from scalenet_cli.training.run_record import RunRecord
 from scalenet_cli.training.session import Work, check_batch
 from scalenet_cli.training.subject import Subject
 from scalenet_cli.training.task import Task

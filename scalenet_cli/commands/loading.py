@@ -6,11 +6,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from scalenet_cli.bundle.read import (
-    Bundle,
-    check_digests,
-    map_tensors,
-)
+from scalenet_cli.bundle.digests import check_digests
+from scalenet_cli.bundle.lock import sole_writer
+from scalenet_cli.bundle.read import Bundle, map_tensors
 from scalenet_cli.bundle.staging import check_output
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.commands.loaded import Loaded
@@ -32,6 +30,7 @@ from scalenet_cli.surgery.assign import set_parameters
 from scalenet_cli.surgery.groups import freeze
 from scalenet_cli.surgery.guard import guard_ties
 from scalenet_cli.surgery.values import compute_value
+from scalenet_cli.training.run_folder import require_outside_run
 
 Trainable = Literal["plan", "all", "none"]
 
@@ -72,13 +71,18 @@ def save(
     files in which nothing changed are linked. ``steps`` is added to those in the manifest.
 
     Raises:
-        OutputExists: the output is there, and there is no ``force``.
+        OutputExists: the output is there, and there is no ``force``; or it is part of a run.
+        OutputInUse: another command is writing there.
         OptionError: the model is not that of ``start``.
         BundleError: ``start`` is damaged, or a tie of the model was broken.
     """
-    check_output(Path(output), force=force)
+    output = Path(output)
+    check_output(output, force=force)
+    require_outside_run(output)
     tensors = dict(model.named_parameters())
-    write_model(model, load_bundle(start), tensors, Path(output), steps=steps)
+    with sole_writer(output):
+        check_output(output, force=force)  # once more: it may have appeared meanwhile
+        write_model(model, load_bundle(start), tensors, output, steps=steps)
 
 
 def _trained_groups(loaded: Loaded, train: Trainable) -> tuple[Group, ...]:

@@ -8,15 +8,17 @@ from typing import Any, Final, final
 import torch
 from torch import nn
 
-from scalenet_cli.bundle.read import map_tensors, open_bundle
+from scalenet_cli.bundle.lock import sole_writer
+from scalenet_cli.bundle.read import is_bundle, map_tensors, open_bundle
 from scalenet_cli.bundle.tensor_files import TensorFile, write_file
 from scalenet_cli.bundle.trained import write_trained
-from scalenet_cli.bundle.write import write_text
 from scalenet_cli.commands.loaded import Loaded
-from scalenet_cli.errors import OptionError, SourceMismatch
+from scalenet_cli.commands.result_files import staged_file
+from scalenet_cli.errors import OptionError, OutputExists, SourceMismatch
 from scalenet_cli.families.sources.tensors import hold
 from scalenet_cli.plan.schema import GROUPS
 from scalenet_cli.surgery import verify_ties
+from scalenet_cli.training.run_folder import require_outside_run
 from scalenet_cli.training.subject import Subject
 
 # Where a training run of ours has its newest bundle too, so that `load` finds it.
@@ -57,6 +59,7 @@ class BundleSaver:
 
         Raises:
             OptionError: ``push_to_hub``.
+            OutputExists: the folder is a bundle or a run, whose files would be replaced.
             ScalenetError: see :func:`scalenet_cli.save`.
         """
         if push_to_hub:
@@ -67,6 +70,7 @@ class BundleSaver:
         if not is_main_process:
             return
         folder = Path(save_directory)
+        _require_room(folder)
         tensors: dict[str, torch.Tensor] = dict(self._model.named_parameters())
         if state_dict is not None:
             given = {key: state_dict[key] for key in tensors if key in state_dict}
@@ -74,12 +78,27 @@ class BundleSaver:
             tensors = given
         folder.mkdir(parents=True, exist_ok=True)
         if self._start is not None:
-            write_model(self._model, self._start, tensors, folder / BUNDLE)
+            with sole_writer(folder / BUNDLE):
+                write_model(self._model, self._start, tensors, folder / BUNDLE)
         # Each tensor once, by its first name: Trainer's load_state_dict reaches the others by it.
         held = {key: hold(tensor.detach().cpu(), key) for key, tensor in tensors.items()}
-        write_file(folder, "instances", TensorFile(STATE, held))
+        # Never written in place: a model may be mapped from the file that is replaced.
+        with staged_file(folder / STATE) as staging:
+            write_file(folder, "instances", TensorFile(staging.name, held))
         config = {"model_type": self._model.config.model_type, "num_hidden_layers": _CONFIG}
-        write_text(folder, "config.json", json.dumps(config, indent=1) + "\n")
+        with staged_file(folder / "config.json") as staging:
+            staging.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _require_room(folder: Path) -> None:
+    """Nothing of a bundle or a run is replaced by the files of ``save_pretrained``."""
+    require_outside_run(folder / BUNDLE)
+    if is_bundle(folder):
+        raise OutputExists(
+            f"the folder is a bundle, and {STATE} in it would be replaced",
+            where=str(folder),
+            hint="save into another folder; scalenet_cli.save(..., force=True) replaces a bundle",
+        )
 
 
 def write_model(
@@ -91,6 +110,8 @@ def write_model(
     steps: int = 0,
 ) -> None:
     """The model as a bundle, of which only what changed since ``start`` is written.
+
+    The caller is the sole writer of ``output``.
 
     ``tensors`` are the model's parameters by their first names, gathered where need be.
 

@@ -2,12 +2,8 @@
 
 from pathlib import Path
 
-from scalenet_cli.bundle.read import (
-    Bundle,
-    check_digests,
-    scan_place,
-    tensor_places,
-)
+from scalenet_cli.bundle.digests import check_digests, scan_place
+from scalenet_cli.bundle.read import Bundle, tensor_places
 from scalenet_cli.bundle.reports import NonFiniteTensor, Report
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors

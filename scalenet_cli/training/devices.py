@@ -26,6 +26,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A rank that says nothing for so long is taken for lost.
 SILENCE: Final = timedelta(minutes=10)
+# For one that reads all data once: hours where they lie on a network disk.
+READING: Final = timedelta(days=2)
 
 
 @final
@@ -62,29 +64,36 @@ class Devices:
                 distributed.all_reduce(tensor)
         return tensor
 
-    def gather(self, item: Any) -> list[Any]:
+    def gather(self, item: Any, group: Any = None) -> list[Any]:
         """One plain object of every rank, in the order of ranks."""
         if self.num_ranks == 1:
             return [item]
         items: list[Any] = [None] * self.num_ranks
         with answered():
-            distributed.all_gather_object(items, item)
+            distributed.all_gather_object(items, item, group)
         return items
 
-    def first(self, work: Callable[[], T]) -> T | None:
+    def first(self, work: Callable[[], T], *, patience: timedelta | None = None) -> T | None:
         """Does something on the main rank alone; the others wait, and end where it fails.
+
+        They wait for as long as ``patience``, or by default as for any other message.
 
         Raises:
             ScalenetError: what the work raised, on the main rank.
             SystemExit: with its exit status, on the others, so that it is told once.
         """
+        group = (
+            distributed.new_group(timeout=patience, backend="gloo")
+            if patience is not None and self.num_ranks > 1
+            else None
+        )
         result, failure = None, None
         if self.is_main:
             try:
                 result = work()
             except ScalenetError as error:
                 failure = error
-        status = self.gather(None if failure is None else failure.exit_code)[0]
+        status = self.gather(None if failure is None else failure.exit_code, group)[0]
         if failure is not None:
             raise failure
         if status is not None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final
 
 import torch
@@ -11,12 +10,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from scalenet_cli.errors import StoppedOnRequest
-from scalenet_cli.plan.training import Recipe
 from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.checks import require_finite, require_finite_loss, require_scale
 from scalenet_cli.training.devices import Devices, answered
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import Parallel
+from scalenet_cli.training.schedule import Schedule
 from scalenet_cli.training.stopping import Stopper
 from scalenet_cli.training.task import EvaluationMode, Scores, Skipped, Task
 
@@ -39,33 +38,6 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """Something that the user should hear of."""
         ...
-
-
-@final
-@dataclass(frozen=True)
-class Schedule:
-    """Which steps end an epoch, are logged, evaluated and saved."""
-
-    recipe: Recipe
-    steps_per_epoch: int
-
-    @property
-    def last_step(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.recipe.max_steps or self.recipe.epochs * self.steps_per_epoch
-
-    def is_evaluated(self, step: int) -> bool:
-        """Whether the model is evaluated after so many steps."""
-        every = self.recipe.eval_steps or self.recipe.eval_epochs * self.steps_per_epoch
-        return step == self.last_step or step % every == 0
-
-    def is_saved(self, step: int) -> bool:
-        """Whether a checkpoint is written between evaluations."""
-        return bool(self.recipe.save_steps) and step % int(self.recipe.save_steps or 1) == 0
-
-    def is_logged(self, step: int) -> bool:
-        """Whether the step gets a line of metrics."""
-        return step % self.recipe.log_steps == 0 or step == self.last_step
 
 
 class StepResult(NamedTuple):

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.bundle.read import Bundle, open_bundle
@@ -15,6 +14,7 @@ from scalenet_cli.bundle.staging import fsync_path, staged_folder
 from scalenet_cli.bundle.trained import Start, copy_start
 from scalenet_cli.errors import (
     NotARun,
+    OutputExists,
     OutputUnwritable,
     RunDiffers,
     RunExists,
@@ -22,49 +22,15 @@ from scalenet_cli.errors import (
 )
 from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
-from scalenet_cli.plan.schema import Strict
-from scalenet_cli.plan.training import Recipe, TaskName
-from scalenet_cli.training.contents import DataContents
+from scalenet_cli.plan.training import Recipe
+from scalenet_cli.training.run_record import FORMAT, RunRecord, compare_records
 
 RECORD: Final = "run.json"
 RECIPE: Final = "recipe.yaml"
 METRICS: Final = "metrics.jsonl"
 TIMINGS: Final = "timings.jsonl"
 CURVES: Final = "curves.png"
-FORMAT: Final = 1
 MAX_RECORD_BYTES: Final = 100_000_000
-# Options beside --data that decide samples and head; the recipe of the run does not keep them.
-_SAME: Final[Mapping[TaskName, tuple[str, ...]]] = {
-    "images": ("--limit-train", "--limit-val", "--class-map", "--num-classes", "--reset-head"),
-    "language": ("--limit-train", "--limit-val", "--val-data"),
-}
-
-
-class SplitRecord(Strict):
-    """Which samples a split has, wherever its folder lies."""
-
-    num_samples: int
-    digest: str = Field(
-        description="sha256 of the classes and, of folders and tars, of the samples' names below "
-        "the split and their targets; or of all tokens and which of them are targets"
-    )
-
-
-class RunRecord(Strict):
-    """What a run was started with; a resumed one has to agree."""
-
-    format: Literal[1] = FORMAT
-    tool: str
-    bundle: str = Field(description="digest of the manifest that the run started from")
-    train: SplitRecord
-    val: SplitRecord
-    task: TaskName = "images"
-    num_classes: int | None = Field(None, description="of an image classifier")
-    new_head: bool = False
-    classes: dict[str, int] = Field(default_factory=dict)
-    recipe: str | None = Field(None, description="sha256 of recipe.yaml")
-    contents: DataContents | None = Field(None, description="what is known of the images' bytes")
-    digest: str | None = Field(None, description="of all the rest, see digest_content")
 
 
 class FileStart(NamedTuple):
@@ -180,43 +146,34 @@ class RunFolder:
         Raises:
             RunDiffers: lists every difference.
         """
-        old = self.record()
         changed = differences(self.recipe(), recipe)
-        # The run keeps its recipe, so what differs was given now; the data have to be named again.
-        others = [*_other_data(old, record), *_other_head(old, record)]
-        if old.bundle != record.bundle:
-            name = "bundle" if record.task == "images" else "bundle or tokenizer"
-            others.append(f"{name}: digest {old.bundle[:12]} -> {record.bundle[:12]}")
-        if not changed and not others:
-            return
-        advice = ["leave out what changes the recipe"] if changed else []
-        if others:
-            options = ", ".join(_SAME[record.task])
-            advice.append(
-                f"repeat the bundle, the data and those of {options} that the run was started with"
+        found, advice = compare_records(self.record(), record)
+        if changed:
+            advice = ("leave out what changes the recipe", *advice)
+        if changed or found:
+            raise RunDiffers(
+                f"the run was started otherwise: {'; '.join((*changed, *found))}",
+                where=str(self.path),
+                hint=f"{'; '.join(advice)}; or choose another -o",
             )
-        raise RunDiffers(
-            f"the run was started otherwise: {'; '.join((*changed, *others))}",
-            where=str(self.path),
-            hint=f"{'; '.join(advice)}; or choose another -o",
-        )
 
     def require_own(self) -> None:
         """What is written or trusted lies in the folder itself, and is what the run began with.
 
         Raises:
-            NotARun: no run, one of another version, or one with links in it.
+            NotARun: no run, one of another version, or one with links or pipes in it.
             RunStateDamaged: record, recipe or start were changed after they were written.
             BundleError: start/ is damaged.
         """
         record = self.record()
-        links = sorted(path.name for path in self.path.iterdir() if path.is_symlink())
-        if links:
-            raise NotARun(
-                f"{links[0]} is a link, which a run does not make",
-                where=str(self.path),
-                hint="do not trust this folder; or put what it links to in its place",
-            )
+        for path in sorted((*self.path.iterdir(), *self.path.glob("state-*/*"))):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                kind = "link" if path.is_symlink() else "pipe or the like"
+                raise NotARun(
+                    f"{path.relative_to(self.path)} is a {kind}, which a run does not make",
+                    where=str(self.path),
+                    hint="do not trust this folder; or put the file itself in its place",
+                )
         found = self.path / RECIPE
         if record.recipe is not None and not _has_digest(found, record.recipe):
             raise RunStateDamaged(
@@ -286,27 +243,24 @@ class RunFolder:
             return hashlib.sha256(file.read(num_bytes)).hexdigest()
 
 
+def require_outside_run(output: Path) -> None:
+    """The output is not one of the bundles of a run, which belong to its state.
+
+    Raises:
+        OutputExists: it is.
+    """
+    place = output.resolve()
+    run = RunFolder(place.parent)
+    if run.exists() and place in (run.start, run.last, run.best):
+        raise OutputExists(
+            "the output is part of a run, which could not be resumed without it",
+            where=str(output),
+            hint="choose another -o",
+        )
+
+
 def _has_digest(path: Path, digest: str) -> bool:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() == digest
     except OSError:
         return False
-
-
-def _other_data(old: RunRecord, new: RunRecord) -> Iterator[str]:
-    for name, before, after in (("train", old.train, new.train), ("val", old.val, new.val)):
-        if before.num_samples != after.num_samples:
-            yield f"{name} data: {before.num_samples:,} samples -> {after.num_samples:,}"
-        elif before != after:
-            yield f"{name} data: other samples or targets"
-
-
-def _other_head(old: RunRecord, new: RunRecord) -> Iterator[str]:
-    if old.new_head != new.new_head:
-        yield f"a new head: {_yes(old.new_head)} -> {_yes(new.new_head)}"
-    if (old.num_classes, old.classes) != (new.num_classes, new.classes):
-        yield f"classes: {old.num_classes} -> {new.num_classes}, or other names"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

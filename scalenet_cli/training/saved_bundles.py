@@ -2,8 +2,9 @@
 
 from typing import Final
 
+from scalenet_cli.bundle.digests import check_digests
 from scalenet_cli.bundle.manifest import Manifest
-from scalenet_cli.bundle.read import Bundle, check_digests, open_bundle
+from scalenet_cli.bundle.read import Bundle, open_bundle
 from scalenet_cli.errors import BundleError, CheckpointError, RunStateDamaged
 from scalenet_cli.training.run_folder import RunFolder
 from scalenet_cli.training.state import Progress

@@ -17,11 +17,12 @@ from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.compiling import compile_blocks
 from scalenet_cli.training.devices import DTYPES, Devices
 from scalenet_cli.training.loaders import training_loader, validation_loader
-from scalenet_cli.training.loop import Reporter, Schedule, Trainer
+from scalenet_cli.training.loop import Reporter, Trainer
 from scalenet_cli.training.optimization import Average, build_optimizer, build_schedule
 from scalenet_cli.training.parallel import Parallel, Sharding
 from scalenet_cli.training.precision import set_types
 from scalenet_cli.training.run_folder import RunFolder
+from scalenet_cli.training.schedule import Schedule
 from scalenet_cli.training.seeding import seed_everything
 from scalenet_cli.training.subject import Subject
 from scalenet_cli.training.task import Scores, Task

@@ -10,6 +10,7 @@ from scalenet_cli.errors import shown
 # How WordNet, and so ImageNet, numbers its classes.
 _SYNSET: Final = re.compile(r"n\d{8}")
 _MAX_NAME: Final = 40
+_MAX_DIGITS: Final = 19
 
 # same: every class has its name's output. mapped: a class map says which. assumed: names do not
 # tell. moved: a class has another output. mixed: some classes are others. other: all are.
@@ -124,7 +125,8 @@ def _sorted_as_text(found: Mapping[str, int]) -> str:
 
 
 def _are_numbers(names: Mapping[str, int]) -> bool:
-    return all(name.isascii() and name.isdecimal() for name in names)
+    # Longer ones are no outputs, and thousands of digits are more than int() takes.
+    return all(name.isascii() and name.isdecimal() and len(name) < _MAX_DIGITS for name in names)
 
 
 def _plain(names: Mapping[str, int]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from torchvision.datasets import VisionDataset
 
 from scalenet_cli.errors import ImageUnreadable
 from scalenet_cli.training.contents import ContentRecord
-from scalenet_cli.training.run_folder import SplitRecord
+from scalenet_cli.training.run_record import SplitRecord
 from scalenet_cli.vision.splits import IMAGE_ERRORS, Split
 from scalenet_cli.vision.tars import TarImages
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import scalenet_cli.bundle.tensor_files as tensor_files
 from scalenet_cli import expand_checkpoint, load, ties
+from scalenet_cli.bundle.digests import source_digest
 from scalenet_cli.bundle.manifest import TensorEntry, digest_content, digest_tensors
-from scalenet_cli.bundle.read import open_bundle, source_digest
+from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.bundle.staging import staged_folder
 from scalenet_cli.bundle.tensor_files import Cancelled, Computed, TensorFile, new_files, write_file
 from scalenet_cli.families.sources.safetensors_file import read_header

@@ -93,7 +93,7 @@ SEAMS = [
     ("bundle.read.read_manifest", False),
     ("bundle.read.read_manifest", True),
     ("commands.loading.check_digests", False),
-    ("bundle.read.tensor_places", True),
+    ("bundle.digests.tensor_places", True),
     ("commands.loading.check_digests", True),
     ("commands.loading.map_tensors", True),
     ("commands.loading.load_plan", False),

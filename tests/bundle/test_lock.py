@@ -285,7 +285,12 @@ def _link(path: Path) -> None:
     path.symlink_to(path.parent / "precious")
 
 
-@pytest.mark.parametrize("make", [_foreign, _pipe, _link])
+def _huge(path: Path) -> None:
+    """Names a process as no system can number it, and says nothing of its start."""
+    left_behind(path.with_name("run"), pid=10**30, ticks=None)
+
+
+@pytest.mark.parametrize("make", [_foreign, _pipe, _link, _huge])
 def test_what_is_no_lock_of_ours_is_left_alone(
     tmp_path: Path, has_locks: bool, make: Callable[[Path], None]
 ) -> None:

@@ -1,6 +1,9 @@
 """Models that other people's loops trained: back into a bundle, by save and by save_pretrained."""
 
+import os
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 import scalenet_cli
+from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import open_bundle
-from scalenet_cli.errors import OptionError, OutputExists, SourceMismatch
+from scalenet_cli.errors import OptionError, OutputExists, OutputInUse, SourceMismatch
 from scalenet_cli.surgery.instance import AdjustedLinear
 from tests.laws.building import make_model, make_plan, write_plan, write_source
 from tests.models import TinyCase
@@ -105,6 +109,47 @@ def test_save_pretrained_writes_what_load_reads_and_nothing_that_is_misread(
     scalenet_cli.expand_checkpoint(str(tmp_path / "source"), other, bundle, force=True)
     with pytest.raises(SourceMismatch):
         model.save_pretrained(tmp_path / "other")
+
+
+@every_kind
+def test_nobody_saves_where_another_command_writes(bundle: Path, tmp_path: Path) -> None:
+    model, output = scalenet_cli.load(bundle), tmp_path / "saved"
+    with ThreadPoolExecutor(1) as other, sole_writer(output):
+        saving = other.submit(scalenet_cli.save, model, output, start=bundle)
+        with pytest.raises(OutputInUse):
+            saving.result()
+    assert not output.exists()
+
+
+@decoder
+def test_save_pretrained_replaces_no_part_of_a_bundle(
+    case: TinyCase, bundle: Path, tmp_path: Path
+) -> None:
+    """Files of a bundle have other names too: every bundle of a run shares its base."""
+    model: Any = scalenet_cli.load(bundle)
+    shutil.copytree(bundle, tmp_path / "twin", copy_function=os.link)
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    with pytest.raises(OutputExists, match="the folder is a bundle"):
+        model.save_pretrained(bundle)
+    for folder in (bundle, tmp_path / "twin"):
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@decoder
+def test_save_pretrained_does_not_write_into_a_file_that_is_mapped(
+    case: TinyCase, tmp_path: Path
+) -> None:
+    source = write_source(case, tmp_path / "source")
+    model: Any = scalenet_cli.expand_module(
+        transformers.AutoModelForCausalLM.from_pretrained(source),
+        make_plan(case, start="identity"),
+        family="llama",
+    )
+    os.link(source / "model.safetensors", tmp_path / "kept")
+    before = (tmp_path / "kept").read_bytes()
+    model.save_pretrained(source)
+    assert (tmp_path / "kept").read_bytes() == before
+    assert (source / "model.safetensors").read_bytes() != before
 
 
 def trainer(model: nn.Module, folder: Path, steps: int) -> transformers.Trainer:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -322,6 +324,18 @@ def test_links_out_of_the_run(
     before = snapshot(tmp_path)
     refuse_resume(run, ground, copy, code="not-a-run", says=(f"{path.name} is a link",))
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes")
+@pytest.mark.parametrize("name", ["recipe.yaml", "metrics.jsonl", "state/state.json"])
+def test_pipes_in_the_run_are_not_waited_for(run: Run, ground: Path, copy: Path, name: str) -> None:
+    path = state_of(copy) / "state.json" if name.startswith("state/") else copy / name
+    path.unlink()
+    os.mkfifo(path)
+    ended = run(*command(ground, copy, *OPTIONS), "--resume")
+    assert ended.exit_code == DATA, ended.stderr
+    assert "error[not-a-run]" in ended.stderr
+    assert f"{path.relative_to(copy)} is a pipe or the like" in ended.stderr
 
 
 def _first(tensors: Tensors, kind: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scalenet_cli import load, save
 from scalenet_cli.commands.evaluate import EvalOptions, evaluate
 from scalenet_cli.errors import OptionError, OutputExists
 from tests.cli.finetuning import command, write_ground
@@ -121,3 +122,12 @@ def test_a_bundle_of_a_run_is_not_expanded_over(run: Run, ground: Path, name: st
         run, ground, *arguments, "-o", output, "--force", status=USAGE, code="output-exists",
         says=says,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["start", "last", "best"])
+def test_a_bundle_of_a_run_is_not_saved_over(ground: Path, name: str) -> None:
+    output = ground / "run" / name
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(OutputExists, match="part of a run"):
+        save(load(output), output, start=output, force=True)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before

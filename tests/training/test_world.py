@@ -1,6 +1,7 @@
 """Which rank a process is, by launcher; and ranks that do not belong together."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import Result
 
 from scalenet_cli import load
 from scalenet_cli.errors import LaunchUnclear, OptionError, RankLost
+from scalenet_cli.training import devices
 from scalenet_cli.training.devices import open_devices
 from scalenet_cli.training.world import World, find_world, first_host, require_single
 from tests.training.children import Child, Server, free_port
@@ -299,3 +301,30 @@ def test_ranks_that_do_not_belong_together_write_nothing(
     assert f"RanksDiffer: error[ranks-differ]: {says}" in first
     assert not second
     assert not (tmp_path / "run").exists()
+
+
+def wait_for_first(variables: Mapping[str, str], patience: timedelta | None) -> None:
+    """A rank of two that give each other up after a second; the first one works for three."""
+    os.environ |= {**variables, "OMP_NUM_THREADS": "1"}
+    devices.SILENCE = timedelta(seconds=1)  # type: ignore[misc]
+    open_devices("cpu").first(lambda: time.sleep(3), patience=patience)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patience", [None, timedelta(minutes=1)])
+def test_ranks_have_patience_with_one_that_reads_all_data(
+    server: Server, tmp_path: Path, patience: timedelta | None
+) -> None:
+    port = free_port()
+    children = [
+        server.start(
+            tmp_path / f"log{rank}", wait_for_first, srun_variables(rank, port), patience
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    first, second = (child.wait() for child in children)
+    assert (second == 0) is (patience is not None), children[1].text()
+    if patience is None:
+        assert "RankLost" in children[1].text()
+    else:
+        assert first == 0

@@ -58,6 +58,8 @@ def numbered(names: Sequence[str]) -> dict[str, int]:
         ("abcdefghijkl", sorted(NUMBERS), "moved", "class 10 is target 2, sorted as text"),
         (NUMBERS, sorted(NUMBERS), "moved", "the class 10 is 2 in the data, but 10"),
         (["0", "1"], ["7", "8"], "other", ""),
+        # A stranger's config; int() takes no more than 4,300 digits.
+        (["1" * 5000, "2" * 5000], "ab", "other", "such as 1111"),
         (["a\n", "b" * 99], ["x\x1b", "y"], "other", "such as a\\n; the data have x\\x1b, y"),
     ],
 )  # fmt: skip

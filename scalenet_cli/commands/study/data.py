@@ -16,7 +16,7 @@ from scalenet_cli.plan.load_training import recipe_text
 from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
-from scalenet_cli.training.run_folder import SplitRecord
+from scalenet_cli.training.run_record import SplitRecord
 from scalenet_cli.training.session import Work, check_batch
 from scalenet_cli.training.task import Task
 
