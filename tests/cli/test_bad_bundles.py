@@ -170,6 +170,7 @@ def _name(order: int, name: str) -> Callable[[Manifest], None]:
     return change
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("order", range(3))
 @pytest.mark.parametrize(
     "name",
@@ -260,6 +261,7 @@ def _shallower(path: Path) -> None:
     save_file({k: t for k, t in tensors.items() if not k.startswith("blocks.2")}, path)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [

@@ -71,6 +71,7 @@ def test_all_missed_thresholds_are_told_after_the_report(
     assert run(*arguments, "--fail-under", "top1=0,loss=1000").exit_code == 0
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

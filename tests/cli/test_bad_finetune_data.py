@@ -141,6 +141,7 @@ DAMAGED: list[tuple[str, Callable[[bytes], bytes], str]] = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("split", "content", "says"),
     [("train", *case[1:]) for case in DAMAGED] + [("validation", *DAMAGED[0][1:])],

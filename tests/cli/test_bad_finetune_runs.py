@@ -259,6 +259,7 @@ DAMAGES: list[tuple[Damage, str, tuple[str, ...]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("damage", "code", "says"), DAMAGES, ids=short)
 def test_damaged_run(
     run: Run, ground: Path, copy: Path, damage: Damage, code: str, says: tuple[str, ...]
@@ -360,6 +361,7 @@ def a_stranger(tensors: Tensors) -> None:
     tensors["optimizer/blocks.99.weight/exp_avg"] = torch.zeros(1)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "says"),
     [

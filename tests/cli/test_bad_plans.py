@@ -78,6 +78,7 @@ def test_a_misspelled_value_comes_with_line_path_and_nearest_name(
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("text", "place", "says"),
     [

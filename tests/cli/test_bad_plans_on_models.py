@@ -134,6 +134,7 @@ def test_a_plan_that_changes_nothing(
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("model", "adapter", "code", "place", "says"),
     [

@@ -29,6 +29,7 @@ def assert_adds_up(report: FlopReport) -> None:
     assert all(row.flops > 0 for row in report.instances)
 
 
+@pytest.mark.sample(3)
 @every_case
 def test_the_total_equals_the_real_modules_with_fused_attention(case: TinyCase) -> None:
     adapter = {"type": "lora", "dim": 4, "targets": "all-linear", "instances": "new"}
