@@ -87,6 +87,7 @@ def test_processes_and_threads_write_the_same(source: Path, tmp_path: Path) -> N
     assert written(tmp_path / "again") == expected
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "unsafe",
     [
@@ -177,6 +178,7 @@ def test_a_fork_that_the_system_refuses_is_told(source: Path, tmp_path: Path) ->
     assert (forks, left) == (1, [])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_a_signal_in_a_fork_leaves_no_worker(source: Path, tmp_path: Path, number: str) -> None:
     body = KILLED + (

@@ -111,6 +111,7 @@ def test_an_architecture_that_does_not_fit(
     assert "where:" in message or repr(options[1]) in message or options[1] in message
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("item", "says"),
     [
@@ -210,6 +211,7 @@ def test_model_kwargs_that_make_no_model(
     assert all(line.isprintable() for line in result.stderr.splitlines())
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("reference", "options", "status", "code", "says"),
     [

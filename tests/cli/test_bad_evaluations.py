@@ -48,6 +48,7 @@ def denied(run: Run, tmp_path: Path, checkpoint: Path, images: Path) -> Callable
 Denied = Callable[..., str]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "text",
     ["", " ", "top1", "top1=", "top1=x", "top2=5", "top1=50,", "top1=50,top1=60", "top1=-1",

@@ -78,6 +78,7 @@ def an_empty_class(data: Path) -> None:
     (data / "train" / "class4").mkdir()
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [

@@ -400,6 +400,7 @@ def seal(run: Path, **progress: Any) -> None:
     state.rename(run / f"state-{max(record['progress']['step'], 0):09d}")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("progress", "says"),
     [

@@ -40,6 +40,7 @@ def refuse_on(run: Run, folder: Path, plan: Path, model: str, code: str, *says: 
     return message
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("model", "text", "place", "says"),
     [
@@ -64,6 +65,7 @@ def test_a_scope_of_stages_or_blocks_that_do_not_exist(
     refuse_on(run, tmp_path, plan, model, "scope-out-of-range", says, f"where: {plan}:{place}\n")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("model", "mapping", "rest", "code", "place", "says"),
     [
@@ -92,6 +94,7 @@ def test_written_out_sources_that_the_model_does_not_have(
     refuse_on(run, tmp_path, plan, model, code, says, f"where: {plan}:{place}\n", "hint:")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("depth", "code", "says"),
     [
@@ -113,6 +116,7 @@ def test_a_depth_that_cannot_be(
     refuse_on(run, tmp_path, plan, "vit", code, place, *says)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("text", "place"),
     [
