@@ -87,7 +87,6 @@ def test_processes_and_threads_write_the_same(source: Path, tmp_path: Path) -> N
     assert written(tmp_path / "again") == expected
 
 
-@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "unsafe",
     [

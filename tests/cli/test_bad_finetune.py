@@ -230,7 +230,6 @@ BUNDLES: list[tuple[Callable[[Path], Path], int, str, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.sample(3)
 @pytest.mark.parametrize(("make", "status", "code", "says"), BUNDLES, ids=short)
 def test_bundle(
     run: Run, ground: Path, tmp_path: Path, make: Callable[[Path], Path], status: int, code: str,

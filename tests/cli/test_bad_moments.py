@@ -305,7 +305,6 @@ def nobody_reads(how: str) -> "int | None":
     return writing
 
 
-@pytest.mark.sample(3)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize(
     ("command", "how"),

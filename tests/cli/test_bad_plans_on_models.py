@@ -65,7 +65,6 @@ def test_a_scope_of_stages_or_blocks_that_do_not_exist(
     refuse_on(run, tmp_path, plan, model, "scope-out-of-range", says, f"where: {plan}:{place}\n")
 
 
-@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("model", "mapping", "rest", "code", "place", "says"),
     [
@@ -94,7 +93,6 @@ def test_written_out_sources_that_the_model_does_not_have(
     refuse_on(run, tmp_path, plan, model, code, says, f"where: {plan}:{place}\n", "hint:")
 
 
-@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("depth", "code", "says"),
     [
@@ -138,7 +136,7 @@ def test_a_plan_that_changes_nothing(
     )
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("model", "adapter", "code", "place", "says"),
     [

@@ -106,7 +106,7 @@ def test_a_model_that_cannot_keep_its_source_asks_for_a_start(run: Run, tmp_path
         assert result.exit_code == 0, result.stderr
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("rest", "says"),
     [

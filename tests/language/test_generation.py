@@ -109,7 +109,7 @@ def test_a_prompt_in_alpacas_words(tmp_path: Path) -> None:
 ASKED, TEXTS = instructions(20), [{"text": "w5 w6 w7"}] * 20
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("part", ["last", slow("")])
 @pytest.mark.parametrize(
     ("template", "chat", "expected"),
@@ -129,7 +129,6 @@ def test_a_model_is_asked_as_it_was_trained(
     assert (chosen.template, chosen.notes) == ("none", ())
 
 
-@pytest.mark.sample(2)
 @pytest.mark.parametrize(("chat", "expected"), [(CHAT, "chat"), (None, "none")])
 def test_texts_have_no_template(tmp_path: Path, chat: str | None, expected: str) -> None:
     run = trained(tmp_path, chat, TEXTS)
