@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,20 @@ from tests.models import TinyCase, tiny_case
 torch.set_num_threads(1)
 
 PLAN = "version: 1\nmapping: interpolate\nfactor: 2\nadapter: {dim: 4}\nstart: copy\n"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m decides what is slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``sample(step)``, every step-th set of parameters stays; others are slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        sample = item.get_closest_marker("sample")
+        if sample is None or item.get_closest_marker("slow") is not None:
+            continue
+        test = item.nodeid.split("[")[0]
+        if seen[test] % sample.args[0]:
+            item.add_marker(pytest.mark.slow)
+        seen[test] += 1
 
 
 @pytest.fixture(autouse=True)

@@ -158,9 +158,11 @@ def test_hints_install_from_the_clone() -> None:
         ), path
 
 
-# The quickstart's commands have a test of their own, and CI runs them whole.
+# What these pages run takes seconds, and their commands have tests of their own. CI runs the
+# quickstart whole.
+SLOW_PAGES = ("compare", "diagnose", "quickstart")
 RUN_PAGES = [
-    pytest.param(page, marks=pytest.mark.slow) if page.stem == "quickstart" else page
+    pytest.param(page, marks=pytest.mark.slow) if page.stem in SLOW_PAGES else page
     for page in PAGES
 ]
 

@@ -44,6 +44,7 @@ COUNTED = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", [*COUNTED, *LANGUAGE])
 def test_a_recipe_gives_its_expected_count(name: str, run: Callable[..., Result]) -> None:
     recipe = load_plan(name).recipe

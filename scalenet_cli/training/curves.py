@@ -22,8 +22,10 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     steps = [line for line in lines if "loss" in line]
     evaluations = [line for line in lines if "val_loss" in line]
     names = [name for name in evaluations[0] if name not in NO_METRICS] if evaluations else []
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4))
     FigureCanvasAgg(figure)
+    # Margins with room for every label: a layout engine would draw the picture twice.
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.14, top=0.95, wspace=0.2)
     left, right = figure.subplots(1, 2)
     left.plot(_column(steps, "epoch"), _column(steps, "loss"), lw=0.8, label="training, per step")
     left.plot(

@@ -59,6 +59,7 @@ def write_pickled(case: TinyCase, folder: Path) -> Path:
     return source
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "write"),
     [

@@ -177,6 +177,7 @@ def test_a_fork_that_the_system_refuses_is_told(source: Path, tmp_path: Path) ->
     assert (forks, left) == (1, [])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_a_signal_in_a_fork_leaves_no_worker(source: Path, tmp_path: Path, number: str) -> None:
     body = KILLED + (

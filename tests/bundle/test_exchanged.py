@@ -101,6 +101,7 @@ SEAMS = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("other", ["like", pytest.param("other", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("seam", "after"), SEAMS)
 def test_a_model_is_of_one_bundle(

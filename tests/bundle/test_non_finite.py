@@ -89,6 +89,7 @@ def counts(report: Any) -> dict[str, int]:
     return {t.key: t.non_finite for t in report.non_finite if t.file == "model.safetensors"}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", ["bf16", "pth"])
 def test_expand_counts_and_records(kind: str, tmp_path: Path) -> None:
     source, out = write_unsound(tmp_path, kind), tmp_path / "out"

@@ -45,6 +45,7 @@ def train(model: nn.Module, wanted: Callable[[str], bool]) -> None:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
+@pytest.mark.sample(3)
 @every_kind
 @pytest.mark.parametrize(
     ("wanted", "groups", "linked"),
@@ -75,6 +76,7 @@ def test_what_was_trained_outside_comes_back(
     assert torch.equal(case.logits(scalenet_cli.load(output)), case.logits(model))
 
 
+@pytest.mark.sample(2)
 @every_kind
 def test_models_of_another_kind_are_not_saved(case: TinyCase, bundle: Path, tmp_path: Path) -> None:
     output = tmp_path / "saved"
@@ -161,6 +163,7 @@ def trainer(model: nn.Module, folder: Path, steps: int) -> transformers.Trainer:
     return transformers.Trainer(model, arguments, train_dataset=tokens)
 
 
+@pytest.mark.sample(2)
 @decoder
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("from_bundle", [True, False])

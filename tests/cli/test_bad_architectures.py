@@ -82,6 +82,7 @@ def test_a_vit_of_its_own_needs_its_number_of_heads(run: Run, tmp_path: Path, vi
     refuse(run, tmp_path, "inspect", vit, status=DATA, code="ambiguous-architecture", says=says)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
@@ -110,6 +111,7 @@ def test_an_architecture_that_does_not_fit(
     assert "where:" in message or repr(options[1]) in message or options[1] in message
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("item", "says"),
     [
@@ -146,6 +148,7 @@ def test_model_kwargs_twice(run: Run, tmp_path: Path, vit: Path) -> None:
     refuse_checkpoint(run, tmp_path, vit, "option", says, options=options, status=USAGE)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("item", "says"),
     [
@@ -208,6 +211,7 @@ def test_model_kwargs_that_make_no_model(
     assert all(line.isprintable() for line in result.stderr.splitlines())
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("reference", "options", "status", "code", "says"),
     [

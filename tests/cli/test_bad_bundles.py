@@ -104,6 +104,7 @@ def test_a_flipped_bit_in_a_tensor(run: Run, bundle: Path, name: str, place: flo
     refuse_bundle(run, bundle, "bundle-digest-mismatch", *says)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["plan.yaml", "README.md"])
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_flipped_bit_in_a_carried_file(run: Run, bundle: Path, name: str, place: int) -> None:
@@ -112,6 +113,7 @@ def test_a_flipped_bit_in_a_carried_file(run: Run, bundle: Path, name: str, plac
     refuse_bundle(run, bundle, "bundle-digest-mismatch", *says)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("place", [0, 3, 7, 8, 9, 40, 60])
 @pytest.mark.parametrize("name", ["model.safetensors", "adapters.safetensors"])
 def test_a_flipped_bit_in_a_header(run: Run, bundle: Path, name: str, place: int) -> None:
@@ -170,6 +172,7 @@ def _name(order: int, name: str) -> Callable[[Manifest], None]:
     return change
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("order", range(3))
 @pytest.mark.parametrize(
     "name",
@@ -260,6 +263,7 @@ def _shallower(path: Path) -> None:
     save_file({k: t for k, t in tensors.items() if not k.startswith("blocks.2")}, path)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [

@@ -19,6 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\
 RANDOM = random.Random(0).randbytes(4096)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".ckpt", ""])
 @pytest.mark.parametrize(
     "content", [b"", b"not a checkpoint\n", PNG, RANDOM], ids=["empty", "text", "png", "random"]
@@ -73,6 +74,7 @@ def test_a_pipe_is_no_checkpoint_and_is_not_waited_for(tmp_path: Path, name: str
     assert "error[checkpoint-" in ended.stderr
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("kept", [1, 5, 64, 0.3, 0.9, -1])
 def test_a_truncated_pickle(run: Run, tmp_path: Path, legacy: bool, kept: float) -> None:
@@ -112,6 +114,7 @@ def _commands(mark: Path) -> list[Command]:
     ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("order", range(9))
 def test_a_pickle_with_code_is_refused_and_its_code_does_not_run(

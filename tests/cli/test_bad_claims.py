@@ -48,6 +48,7 @@ def _tie(change: Callable[[dict[str, list[str]], str, str], Any]) -> Change:
     return lambda manifest: change(manifest["ties"], first, second)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "change",
     [
@@ -82,6 +83,7 @@ def _layout(**entries: object) -> Change:
     return change
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "change",
     [
@@ -110,6 +112,7 @@ def test_a_layout_that_is_not_the_plans(run: Run, bundle: Path, change: Change) 
     assert time.process_time() - started < 5
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "change",
     [
@@ -139,6 +142,7 @@ def test_a_plan_that_is_not_the_plan_file(run: Run, bundle: Path, change: Change
     )  # fmt: skip
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "change",
     [
@@ -160,6 +164,7 @@ def test_numbers_that_are_not_the_models(run: Run, bundle: Path, change: Change)
     )  # fmt: skip
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "change",
     [
@@ -232,6 +237,7 @@ def _drop(role: str, key: str) -> Change:
     return change
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "change",
     [

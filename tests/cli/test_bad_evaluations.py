@@ -48,6 +48,7 @@ def denied(run: Run, tmp_path: Path, checkpoint: Path, images: Path) -> Callable
 Denied = Callable[..., str]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "text",
     ["", " ", "top1", "top1=", "top1=x", "top2=5", "top1=50,", "top1=50,top1=60", "top1=-1",
@@ -71,6 +72,7 @@ def test_all_missed_thresholds_are_told_after_the_report(
     assert run(*arguments, "--fail-under", "top1=0,loss=1000").exit_code == 0
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -67,6 +67,7 @@ RECIPES: list[tuple[str | bytes, str, tuple[str, ...]]] = [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("text", "code", "says"), RECIPES, ids=short)
 def test_recipe_file(
     run: Run, ground: Path, tmp_path: Path, text: str | bytes, code: str, says: tuple[str, ...]
@@ -110,6 +111,7 @@ SETTINGS: list[tuple[tuple[object, ...], str, tuple[str, ...]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("options", "code", "says"), SETTINGS, ids=short)
 def test_flags_and_settings(
     run: Run, ground: Path, tmp_path: Path, options: tuple[object, ...], code: str,
@@ -118,6 +120,7 @@ def test_flags_and_settings(
     refuse_options(run, ground, tmp_path, *options, code=code, says=says)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("options", "status", "code", "says"),
     [

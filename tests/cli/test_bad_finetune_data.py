@@ -78,6 +78,7 @@ def an_empty_class(data: Path) -> None:
     (data / "train" / "class4").mkdir()
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [
@@ -141,6 +142,7 @@ DAMAGED: list[tuple[str, Callable[[bytes], bytes], str]] = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("split", "content", "says"),
     [("train", *case[1:]) for case in DAMAGED] + [("validation", *DAMAGED[0][1:])],

@@ -261,6 +261,7 @@ DAMAGES: list[tuple[Damage, str, tuple[str, ...]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("damage", "code", "says"), DAMAGES, ids=short)
 def test_damaged_run(
     run: Run, ground: Path, copy: Path, damage: Damage, code: str, says: tuple[str, ...]
@@ -374,6 +375,7 @@ def a_stranger(tensors: Tensors) -> None:
     tensors["optimizer/blocks.99.weight/exp_avg"] = torch.zeros(1)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -412,6 +414,7 @@ def seal(run: Path, **progress: Any) -> None:
     state.rename(run / f"state-{max(record['progress']['step'], 0):09d}")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("progress", "says"),
     [

@@ -80,6 +80,7 @@ FILES: list[tuple[Callable[[Path], Path], str, tuple[str, ...]]] = [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("write", "code", "says"), FILES)
 def test_data(
     run: Run, ground: Path, tmp_path: Path, write: Callable[[Path], Path], code: str,

@@ -50,6 +50,7 @@ def test_a_folder_in_the_place_of_a_file(run: Run, tmp_path: Path, name: str) ->
     assert str(folder) in result.stderr
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("config", "code", "says"),
     [
@@ -77,6 +78,7 @@ def test_a_config_that_does_not_describe_the_weights(
     refuse_checkpoint(run, tmp_path, folder, code, says, "hint:")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "config",
     [
@@ -169,6 +171,7 @@ def test_odd_layer_types_are_refused_or_give_a_bundle_that_opens(
     refused_or_whole(write_decoder(tmp_path / "qwen3", "qwen3", config=config), tmp_path)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -47,6 +47,7 @@ def read_index(folder: Path) -> dict[str, str]:
     return weight_map
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("content", "says"),
     [

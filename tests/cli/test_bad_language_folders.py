@@ -18,6 +18,7 @@ SLIDING = "sliding_attention"
 WORDS = {f"word{number}": number for number in range(64)}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
 @pytest.mark.parametrize("length", [0, 1, 3])
 def test_layer_types_that_do_not_match_the_depth(

@@ -47,6 +47,7 @@ def refuse_everywhere(run: Run, bundle: Path, code: str, *says: str) -> None:
         assert refuse(run, bundle, command, bundle, status=DATA, code=code) == message
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("found", [3, 0, -1, 1.5, "1", None, True, [1], {"a": 1}, 10**30])
 def test_a_format_that_is_not_known(run: Run, bundle: Path, found: object) -> None:
     change_manifest(bundle, lambda manifest: manifest.update(format=found))
@@ -62,6 +63,7 @@ def test_a_newer_format_is_named_before_its_unknown_keys(run: Run, bundle: Path)
     refuse_everywhere(run, bundle, "bundle-format-unknown", "format 7")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "content",
     [
@@ -111,6 +113,7 @@ SHA = ("files", "plan.yaml", "sha256")
 FIRST = ("files", "model.safetensors", "tensors", "head.bias")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -99,6 +99,7 @@ def writing(work: Path, num_bytes: int = 0) -> Callable[[], bool]:
     return ready
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("old", [False, True], ids=["new", "replaced"])
 def test_ctrl_c_leaves_the_old_state(work: Path, whole: Path, old: bool) -> None:
     if old:

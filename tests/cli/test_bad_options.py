@@ -15,6 +15,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 THRESHOLDS = [("count-params", "--max-params"), ("flops", "--max-macs")]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "amount",
     ["", " ", "x", "90X", "90MM", "M", "-5", "+5", "1e6", "nan", "inf", "1,000", "1.", ".5",

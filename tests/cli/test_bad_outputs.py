@@ -242,6 +242,7 @@ def _moments(calls: dict[str, tuple[int, ...]]) -> list[tuple[bool, str, int]]:
     return [moment for moment in moments if moment != (False, "rename", 2)]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("old", "function", "number"),
     _moments({"write": (1, 70), "fsync": (1, 6), "rename": (1, 2)}),
@@ -262,6 +263,7 @@ def test_a_disk_that_fails_on_the_way_leaves_the_old_state(
     refuse(run, work, *arguments, status=DATA, code="output-unwritable", says=found)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("old", "function", "number"),
     _moments({"write": (40,), "fsync": (1, 6), "rename": (1, 2)}),

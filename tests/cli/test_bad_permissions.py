@@ -80,6 +80,7 @@ def test_no_permission_to_replace_an_old_output(work: Path, whole: Path) -> None
     assert snapshot(work) == before
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "status", "code"),
     [
@@ -99,6 +100,7 @@ def test_no_permission_to_read(work: Path, name: str, status: int, code: str) ->
     assert not (work / "out").exists()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "plan.yaml", ""])
 def test_no_permission_to_read_a_bundle(tmp_path: Path, whole: Path, name: str) -> None:
     bundle = Path(shutil.copytree(whole, tmp_path / "out"))

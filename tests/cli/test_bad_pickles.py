@@ -34,6 +34,7 @@ def _cycle() -> dict[str, Any]:
     return content
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -65,6 +66,7 @@ def test_a_pickle_without_a_state_dict(
 HEAD = "head.bias"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("tensor", "code", "says"),
     [
@@ -183,6 +185,7 @@ def test_a_record_that_is_shorter_than_its_tensor(run: Run, tmp_path: Path, meth
     )
 
 
+@pytest.mark.sample(2)
 @given(data=st.data())
 @settings(
     max_examples=8,

@@ -19,6 +19,7 @@ def refuse_plan(run: Run, folder: Path, plan: Path, code: str, *says: str) -> st
     return message
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("text", "line", "key", "nearest"),
     [
@@ -51,6 +52,7 @@ def test_a_misspelled_key_comes_with_line_path_and_nearest_name(
     )  # fmt: skip
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("text", "line", "path", "given", "nearest"),
     [
@@ -78,6 +80,7 @@ def test_a_misspelled_value_comes_with_line_path_and_nearest_name(
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("text", "place", "says"),
     [

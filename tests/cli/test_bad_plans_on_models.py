@@ -40,6 +40,7 @@ def refuse_on(run: Run, folder: Path, plan: Path, model: str, code: str, *says: 
     return message
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("model", "text", "place", "says"),
     [
@@ -113,6 +114,7 @@ def test_a_depth_that_cannot_be(
     refuse_on(run, tmp_path, plan, "vit", code, place, *says)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("text", "place"),
     [
@@ -134,6 +136,7 @@ def test_a_plan_that_changes_nothing(
     )
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("model", "adapter", "code", "place", "says"),
     [

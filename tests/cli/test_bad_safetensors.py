@@ -78,6 +78,7 @@ def test_a_header_that_claims_another_length(run: Run, tmp_path: Path, length: i
     refuse_checkpoint(run, tmp_path, path, CODE, f"where: {path}")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "header",
     [
@@ -109,6 +110,7 @@ def _lie(vit: Path, **claims: Any) -> Path:
     return write_safetensors(vit, header, data)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("claims", "says"),
     [
@@ -236,6 +238,7 @@ def _header_variants(header: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("variant", sorted(_header_variants({"a": {}})))
 def test_a_header_that_is_accepted_gives_a_bundle_that_opens(
     tmp_path: Path, vit: Path, variant: str

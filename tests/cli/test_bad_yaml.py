@@ -20,6 +20,7 @@ from tests.cli.test_bad_plans import BASE, refuse_plan
 PlanFile = Callable[..., Path]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -86,6 +87,7 @@ def _merges(levels: int) -> str:
     return "\n".join(["a0: &a0 {x: 1}", *grown, ""])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -92,6 +92,7 @@ def test_threads_and_random_numbers_stay_as_they_were(bundle: Path, run: Run) ->
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -164,6 +164,7 @@ cli.script()
 """
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("argument", "status"), [("recipes", 0), ("no-such-command", 2)])
 def test_the_process_ends_after_what_libraries_registered(argument: str, status: int) -> None:
     ended = subprocess.run(

@@ -265,6 +265,7 @@ def test_data_that_do_not_fit(denied: Denied, tmp_path: Path) -> None:
     denied("llama", "pictures", "option", "does not classify images")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("target", "data", "flags", "says"),
     [

@@ -60,6 +60,7 @@ def test_nothing_is_said_where_nothing_is_lost(
     assert not [note for note in expand_notes(run, *arguments) if note.startswith("start:")]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("weights", ["tied", "copied", "random", "averaged"])
 def test_the_readmes_plan_keeps_the_source_bit_for_bit(
     run: Run, vit_checkpoint: Path, tmp_path: Path, weights: str
@@ -105,6 +106,7 @@ def test_a_model_that_cannot_keep_its_source_asks_for_a_start(run: Run, tmp_path
         assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("rest", "says"),
     [

@@ -13,6 +13,7 @@ from scalenet_cli.commands.compare import CompareReport
 from tests.compare.helpers import PLAN, SCALENET, SWA, write_study
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("arms", "code", "says"),
     [

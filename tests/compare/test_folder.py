@@ -18,6 +18,7 @@ from tests.cli.helpers import in_use, snapshot
 from tests.compare.helpers import NAN, SCALENET, Made, Watch, run_study, without, write_study
 
 
+@pytest.mark.sample(2)
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
 @pytest.mark.parametrize("where", ["", "cells/scalenet/seed-0"], ids=["a-command", "a-worker"])
 def test_one_command_at_a_time(made: Made, tmp_path: Path, where: str) -> None:
@@ -42,6 +43,7 @@ def test_a_command_that_was_killed_at_once_blocks_nobody(made: Made, tmp_path: P
     assert run_study(study, tmp_path / "out", dry_run=True).arms == report.arms
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_changed_data_are_noticed_before_anything_is_trained(

@@ -46,6 +46,7 @@ def _training(name: str) -> Callable[[State], dict[str, Any]]:
     return lambda state: {name: dict(state), "optimizer": optimizer, "epoch": 2}
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -67,6 +67,7 @@ def generate(model: nn.Module, tokens: torch.Tensor, **options: Any) -> Any:
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", SLIDING)
 def test_windows_shorter_than_the_text(kind: str) -> None:
     """With and without cache, of a padded batch as of each text alone; the window does matter."""

@@ -29,6 +29,7 @@ def test_a_family_that_is_not_there(family: Any) -> None:
         expand_module(_model("vit"), PLAN, family=family)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("make", "family"),
     [

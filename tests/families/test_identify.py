@@ -114,6 +114,7 @@ def test_register_tokens_average_pooling_and_positions_without_them(
     assert (source.architecture.name, source.notes) == (name, ())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -176,6 +176,7 @@ def test_a_safetensors_file_is_copied_byte_for_byte(tmp_path: Path) -> None:
     assert {p.dtype for p in load(tmp_path / "out").parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["llama", "llama_tied", "qwen3", "gemma3"])
 def test_sharded_folders_with_tokenizer(name: str, tmp_path: Path) -> None:
     case = tiny_case(name)

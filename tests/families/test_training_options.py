@@ -127,6 +127,7 @@ def _nested() -> list[Any]:
     return value
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("key", "value"),
     [

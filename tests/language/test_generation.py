@@ -109,6 +109,7 @@ def test_a_prompt_in_alpacas_words(tmp_path: Path) -> None:
 ASKED, TEXTS = instructions(20), [{"text": "w5 w6 w7"}] * 20
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("part", ["last", slow("")])
 @pytest.mark.parametrize(
     ("template", "chat", "expected"),

@@ -68,6 +68,7 @@ def opened(tmp_path: Path) -> OpenedLanguageModel:
     return open_language_model(str(write_model(tmp_path / "model")))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_it_equals_the_plain_loop(tmp_path: Path, kind: str) -> None:
     config = {**ARCHITECTURES["llama"].arguments, "model_type": kind, "sliding_window": 8}

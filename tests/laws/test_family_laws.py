@@ -28,6 +28,15 @@ from tests.laws.oracle import run_in_mapping_order
 from tests.models import ARCHITECTURES, TinyCase, logits_of
 
 every_case = pytest.mark.parametrize("case", ARCHITECTURES, indirect=True)
+# By default a ViT, a Swin and a decoder; the others are slow, but for samples of law 2.
+each_kind = pytest.mark.parametrize(
+    "case",
+    [
+        name if name in ("vit", "swin", "llama") else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
+    indirect=True,
+)
 
 # One tolerance per dtype, relative to the largest value.
 TOLERANCE = {torch.float32: 2e-5}
@@ -49,13 +58,14 @@ def block_ties(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {keys[0]: keys for keys in groups if len(keys) > 1 and "lm_head.weight" not in keys}
 
 
-@every_case
+@each_kind
 def test_law_1_without_extra_instances_nothing_changes(case: TinyCase) -> None:
     for start in ("copy", gated_start(case), "identity"):
         model = make_model(case, factor=1, start=start)
         assert torch.equal(case.logits(model), case.logits(case.model))
 
 
+@pytest.mark.sample(5)
 @every_case
 @pytest.mark.parametrize("mapping", ["interpolate", "stack"])
 @pytest.mark.parametrize("norms", ["tied", "untied"])
@@ -73,6 +83,7 @@ def test_law_2_fresh_instances_compute_what_their_sources_compute(
     assert not torch.equal(expected, case.logits(case.model))
 
 
+@pytest.mark.sample(3)
 @every_case
 @pytest.mark.parametrize("weights", ["copied", "tied"])
 def test_law_2_holds_for_written_out_sources_and_part_of_the_blocks(
@@ -112,7 +123,7 @@ def _train_step(model: nn.Module) -> nn.Module:
     return model
 
 
-@every_case
+@each_kind
 @pytest.mark.parametrize("change", [_to_dtype, copy.deepcopy, _to_empty, _assign, _train_step])
 def test_law_3_ties_survive(case: TinyCase, change: Callable[[nn.Module], nn.Module]) -> None:
     model = make_model(case, start=gated_start(case))
@@ -121,7 +132,7 @@ def test_law_3_ties_survive(case: TinyCase, change: Callable[[nn.Module], nn.Mod
     verify_ties(change(model), ties)
 
 
-@every_case
+@each_kind
 def test_law_3_a_tie_broken_by_hand_is_noticed(case: TinyCase) -> None:
     model = make_model(case, adapter={"type": "none"})
     ties = block_ties(model)
@@ -133,7 +144,7 @@ def test_law_3_a_tie_broken_by_hand_is_noticed(case: TinyCase) -> None:
         verify_ties(model, ties)
 
 
-@every_case
+@each_kind
 def test_law_4_a_tied_gradient_is_the_sum_over_untied_instances(case: TinyCase) -> None:
     tied = make_model(case)
     randomise_instances(tied, case.model)
@@ -148,7 +159,7 @@ def test_law_4_a_tied_gradient_is_the_sum_over_untied_instances(case: TinyCase) 
         assert close(tied.get_parameter(keys[0]).grad, total), keys
 
 
-@every_case
+@each_kind
 def test_law_5_stored_parameters_are_the_base_and_what_instances_own(case: TinyCase) -> None:
     plan = make_plan(case, start=gated_start(case))
     layout = resolve_layout(plan, stage_shapes(case.family, case.model))
@@ -159,7 +170,7 @@ def test_law_5_stored_parameters_are_the_base_and_what_instances_own(case: TinyC
     assert base + own == sum(p.numel() for p in expansion.model.parameters())
 
 
-@every_case
+@each_kind
 def test_law_6_the_source_model_is_untouched(case: TinyCase) -> None:
     before = {key: tensor.clone() for key, tensor in case.model.state_dict().items()}
     identities = [id(parameter) for parameter in case.model.parameters()]
@@ -174,7 +185,7 @@ def test_law_6_the_source_model_is_untouched(case: TinyCase) -> None:
         assert case.model.config.to_dict() == settings
 
 
-@every_case
+@each_kind
 def test_laws_5_7_8_bundles(case: TinyCase, tmp_path: Path) -> None:
     source = write_source(case, tmp_path / "source")
     plan = make_plan(case, start=gated_start(case))
@@ -202,7 +213,7 @@ def test_laws_5_7_8_bundles(case: TinyCase, tmp_path: Path) -> None:
     assert data < sizes < data + 60_000  # two headers
 
 
-@every_case
+@each_kind
 def test_law_9_untie_and_fold_compute_the_same(case: TinyCase) -> None:
     adapter = {"type": "lora", "dim": 4, "targets": "all-linear"}
     model = make_model(case, adapter=adapter, start=gated_start(case))
@@ -217,20 +228,20 @@ def test_law_9_untie_and_fold_compute_the_same(case: TinyCase) -> None:
         fold(model)
 
 
-@every_case
+@each_kind
 def test_law_9_an_adapter_with_an_activation_cannot_be_folded(case: TinyCase) -> None:
     with pytest.raises(CannotFold, match="has an activation"):
         fold(untie(make_model(case), case.family))
 
 
-@every_case
+@each_kind
 def test_start_identity_equals_the_source_bit_for_bit(case: TinyCase) -> None:
     for mapping in ("interpolate", "stack"):
         model = make_model(case, mapping=mapping, factor=3, start="identity")
         assert torch.equal(case.logits(model), case.logits(case.model))
 
 
-@every_case
+@each_kind
 def test_start_identity_learns_at_once(case: TinyCase) -> None:
     adapter = {"type": "lora", "dim": 4, "targets": "all-linear"}
     model = make_model(case, start="identity", adapter=adapter)
@@ -253,6 +264,7 @@ def _closing(case: TinyCase, model: nn.Module) -> tuple[str, ...]:
     return case.family.anatomy(model.get_submodule(stage.path)[0]).closing
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("case", ["llama", "llama_tied", "qwen3", "gemma3"], indirect=True)
 @pytest.mark.parametrize("start", ["copy", "identity"])
 def test_generation_with_a_cache_equals_generation_without(case: TinyCase, start: str) -> None:

@@ -89,6 +89,7 @@ def run(case: TinyCase, model: nn.Module, layout: Layout, size: int, **how: Any)
     return observe(model, blocks, samples_of(case, size=size), CPU, **{**chosen, **how})
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("case", NAMES, indirect=True)
 def test_gradients_are_those_of_an_untied_twin(case: TinyCase) -> None:
     changes = {"start": "average"} if case.name != "swin" else {}

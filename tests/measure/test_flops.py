@@ -29,6 +29,7 @@ def assert_adds_up(report: FlopReport) -> None:
     assert all(row.flops > 0 for row in report.instances)
 
 
+@pytest.mark.sample(3)
 @every_case
 def test_the_total_equals_the_real_modules_with_fused_attention(case: TinyCase) -> None:
     adapter = {"type": "lora", "dim": 4, "targets": "all-linear", "instances": "new"}
@@ -52,6 +53,7 @@ def test_the_total_equals_the_real_modules_with_fused_attention(case: TinyCase) 
     assert second > first
 
 
+@pytest.mark.sample(3)
 @every_case
 def test_an_instance_works_as_much_as_its_source(case: TinyCase) -> None:
     shapes = stage_shapes(case.family, case.model)
@@ -68,6 +70,7 @@ def test_an_instance_works_as_much_as_its_source(case: TinyCase) -> None:
     assert scaled.outside_flops == base.outside_flops
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "recipe", "base_gigamacs", "scaled_gigamacs"),
     [
@@ -111,6 +114,7 @@ def test_model_arguments_reach_the_count() -> None:
     assert len(flops("timm:deit_tiny_patch16_224", options=options).instances) == 3
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", ["vit", "llama_tied"], indirect=True)
 def test_counting_leaves_the_model_as_it_is(case: TinyCase) -> None:
     plan = make_plan(case)
@@ -125,6 +129,7 @@ def test_counting_leaves_the_model_as_it_is(case: TinyCase) -> None:
 
 
 # By default one of each library's kinds: a plain one, windows, a tied head.
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "case",
     [name if name in ("vit", "swin", "llama_tied") else slow(name) for name in ARCHITECTURES],

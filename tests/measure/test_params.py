@@ -11,6 +11,7 @@ from tests.laws.building import make_plan
 from tests.models import ARCHITECTURES, TinyCase
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", ARCHITECTURES, indirect=True)
 @pytest.mark.parametrize("train", [None, "all", ["norms"]])
 def test_groups_and_instances_add_up(case: TinyCase, train: object) -> None:

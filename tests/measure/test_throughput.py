@@ -201,6 +201,7 @@ def test_without_a_plan_only_the_base_is_measured() -> None:
     assert "no plan" in report.notes[-1]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("text", "names"),
     [

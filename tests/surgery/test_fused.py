@@ -76,6 +76,7 @@ def call(module: AdjustedLinear, x: torch.Tensor) -> torch.Tensor:
     return module(x)
 
 
+@pytest.mark.sample(3)
 @every_activation
 @pytest.mark.parametrize("core_trains", [False, True])
 @pytest.mark.parametrize("shape", [(7,), (B, N), (B, 3, N)])
@@ -90,6 +91,7 @@ def test_values_and_gradients_are_those_of_the_definition(
             assert_same(call, module, x, tolerance)
 
 
+@pytest.mark.sample(2)
 @every_activation
 def test_first_and_second_derivatives(activation: str | None) -> None:
     module = adjusted(activation, dtype=torch.float64, core_trains=True)
@@ -113,6 +115,7 @@ def test_a_fresh_adapter_leaves_the_core_bit_for_bit(shape: tuple[int, ...]) -> 
         assert torch.equal(module(x), module.core(x))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sizes", [(192, 768), (768, 192), (1536, 384), (2048, 8192)])
 def test_so_it_does_at_sizes_that_products_are_cut_for(

@@ -60,6 +60,7 @@ def definition() -> Iterator[None]:
         AdjustedLinear.forward = fast
 
 
+@pytest.mark.sample(3)
 @both_kinds
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("where", ["cpu", "disk"])

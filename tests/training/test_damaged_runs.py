@@ -127,6 +127,7 @@ def _believed(run: Path, last_step: int) -> object:
     return folder.record(), folder.recipe(), progress, state.numbers, saved
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "count"),
     [(name, 15) for name in FILES]

@@ -62,6 +62,7 @@ def loss_without_new_blocks(run: Path, data: Path) -> tuple[float, float]:
     return float(F.cross_entropy(logits, target)), 100 * right
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.5}], ids=["plain", "average"])
 def test_the_report_has_the_scores_without_new_blocks(
     identity: Path, data: Path, tmp_path: Path, changes: dict[str, Any]
@@ -101,6 +102,7 @@ def test_the_strength_is_that_of_the_new_blocks_own_tensors(
     assert found.adapter_ratio > 0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("what", ["no new blocks", "switched off"])
 def test_nothing_is_said_where_nothing_is_asked(
     identity: Path, data: Path, tmp_path: Path, what: str

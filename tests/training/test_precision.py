@@ -38,6 +38,7 @@ def bytes_of(saved: Saved) -> int:
     return sum(storage.nbytes() for storage in saved.values())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
 @pytest.mark.parametrize("adapter", ["parallel", slow("lora")])

@@ -157,6 +157,7 @@ def test_trained_bundle_is_trained_further(bundle: Path, three: Path, tmp_path: 
     assert all(torch.equal(third[key], fourth[key]) for key in frozen)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("groups", [None, "all"])
 def test_types_of_tensors_are_kept(data: Path, tmp_path: Path, groups: str | None) -> None:
     case = tiny_case("vit")

@@ -74,6 +74,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("name", "num_classes", "count", "kind"), CASES)
 def test_eval_equals_a_plain_timm_loop(
     run: Run, tmp_path: Path, name: str, num_classes: int, count: int, kind: str
