@@ -87,7 +87,8 @@ def test_a_finished_run_is_reported_again(run: Run, ground: Path, copy: Path) ->
     ended = run(*arguments)
     report = json.loads(ended.stdout)
     assert (ended.exit_code, report["steps"], report["classes"]) == (0, 2, "assumed")
-    assert ended.stderr == f"note: {report['notes'][0]}\n"
+    told = "all 2 steps were done before; nothing is trained"
+    assert ended.stderr == f"note: {report['notes'][0]}\n{told}\n"
     after = contents(copy)
     assert {**after, "curves.png": ""} == {**before, "curves.png": ""}
 
