@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scalenet_cli.bundle.manifest import digest_content
+from scalenet_cli.cli.progress import TerminalReporter
 from tests.cli.finetuning import command, write_ground
 from tests.cli.helpers import (
     DATA,
@@ -91,6 +92,12 @@ def test_a_finished_run_is_reported_again(run: Run, ground: Path, copy: Path) ->
     assert ended.stderr == f"note: {report['notes'][0]}\n{told}\n"
     after = contents(copy)
     assert {**after, "curves.png": ""} == {**before, "curves.png": ""}
+
+
+def test_a_run_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    for first, told in ((0, ""), (25, "goes on after step 25 of 1,400\n")):
+        TerminalReporter().started(first, 1400)
+        assert capsys.readouterr().err == told
 
 
 def test_resume_keeps_the_recipe_without_its_flags(run: Run, ground: Path, copy: Path) -> None:
