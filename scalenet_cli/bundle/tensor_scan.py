@@ -108,10 +108,14 @@ def non_finite_tensors(files: Mapping[str, FileEntry]) -> tuple[NonFiniteTensor,
 def describe_non_finite(tensors: Iterable[NonFiniteTensor]) -> str:
     """One sentence that names the first of the tensors, with their counts."""
     found = tuple(tensors)
+    # A bundle's only file of its base is no name that the reader of a .pth has ever seen.
+    several = len({tensor.file for tensor in found}) > 1
     named = ", ".join(
-        f"{tensor.key} of {tensor.file} ({tensor.non_finite:,} of {tensor.values:,} values)"
+        f"{tensor.key}{f' of {tensor.file}' if several else ''} "
+        f"({tensor.non_finite:,} of {tensor.values:,} values)"
         for tensor in found[:_NAMED_AT_MOST]
     )
     more = len(found) - _NAMED_AT_MOST
     rest = f", and {more} more" if more > 0 else ""
-    return f"NaN or infinite values are in {len(found)} tensor(s): {named}{rest}"
+    noun = "tensor" if len(found) == 1 else "tensors"
+    return f"NaN or infinite values are in {len(found)} {noun}: {named}{rest}"

@@ -50,8 +50,8 @@ def diagnose(
         typer.Option(
             "--skip",
             metavar="none|new|all",
-            help="Which instances are skipped one by one. Adapters are removed one instance at a "
-            "time, but with none.",
+            help="Which instances are skipped, one by one. With new and all, adapters are removed "
+            "too, one instance at a time.",
         ),
     ] = "new",
     depths: Annotated[

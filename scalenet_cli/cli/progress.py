@@ -53,7 +53,11 @@ class TerminalReporter:
             self._bar.stop()
 
     def started(self, first_step: int, last_step: int) -> None:
-        """A bar, where there is a terminal to draw it on."""
+        """Where a run goes on, in words; a bar, where there is a terminal to draw it on."""
+        if first_step == last_step:
+            self._say(f"all {last_step:,} steps were done before; nothing is trained")
+        elif first_step:
+            self._say(f"goes on after step {first_step:,} of {last_step:,}")
         if not self.is_main or not sys.stderr.isatty():
             return
         from rich.console import Console

@@ -80,9 +80,9 @@ def flops(facts: "FlopReport") -> None:
 def finetuned(facts: "FinetuneReport") -> None:
     """Before, after, and where the bundles are."""
     typer.echo(
-        f"{facts.steps:,} steps, {facts.epochs:g} epochs, batch {facts.batch_size}, "
-        f"{facts.num_ranks} device(s); trained {', '.join(facts.trained_groups)}: "
-        f"{facts.trained_parameters:,} parameters"
+        f"{_counted(facts.steps, 'step')}, {_counted(facts.epochs, 'epoch')}, "
+        f"batch {facts.batch_size}, {_counted(facts.num_ranks, 'device')}; "
+        f"trained {', '.join(facts.trained_groups)}: {facts.trained_parameters:,} parameters"
     )
     name, unit = _metric(facts.metric)
     typer.echo(f"{name} before  {facts.before:.2f}{unit}")
@@ -111,6 +111,11 @@ def _new_blocks(facts: "NewBlocksReport", metric: str) -> None:
         typer.echo(f"  norm of their adapters: {share:.3g} % of that of the weights beside them")
     if facts.advice is not None:
         typer.echo(f"  {facts.advice}")
+
+
+def _counted(number: float, noun: str) -> str:
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}{'' if number == 1 else 's'}"
 
 
 def _metric(name: str) -> tuple[str, str]:

@@ -204,7 +204,10 @@ def _assumption(session: Session, assumed: str, found: Evaluation) -> str:
     guess = guessed_share(session.split, session.opened.num_classes)
     if not is_guessing(found.top1 / 100, guess, found.num_samples):
         return assumed
-    return f"{assumed}. It seems so: the most frequent class alone is {100 * guess:.2f} % of them"
+    return (
+        f"{assumed}. It seems so: always answering the most frequent class would be right for "
+        f"{100 * guess:.2f} % of the images"
+    )
 
 
 def _report(session: Session, found: Evaluation) -> EvalReport:

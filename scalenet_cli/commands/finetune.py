@@ -138,7 +138,9 @@ def _finetune(
         raise KeyboardInterrupt(told) from None
     checkpointer, progress = finished.checkpointer, finished.checkpointer.progress
     if progress.before is not None and checkpointer.is_better(progress.before, progress.best):
-        reporter.note("no evaluation was better than the one before training, of RUN/start")
+        reporter.note(
+            f"no evaluation was better than the one before training, which is of {folder.start}"
+        )
     devices.first(lambda: draw_curves(folder.metrics, folder.curves))
     return _report(folder, setup, finished, devices)
 

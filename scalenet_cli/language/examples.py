@@ -133,7 +133,8 @@ class ExampleMaker:
     def _conversation(self, found: Conversation, record: Record) -> Example | None:
         if self.template != "chat":
             raise DataUnreadable(
-                "the record is a conversation, but the template is not the model's chat template",
+                "the record is a conversation (it has turns, a system text or a history), but the "
+                "template is not the model's chat template",
                 where=record.place,
                 hint="the tokenizer has none: put a chat_template.jinja beside it"
                 if not self._tokenizer.chat_template

@@ -182,27 +182,32 @@ def _explain(
         needed = _NEEDED if at_top else None
         return PlanSchema(f"the key `{path[-1]}` is missing", where=where, hint=needed)
     if kind == "literal_error":
+        # Of an object's keys, pydantic says "[key]" after the key itself.
+        noun = "key" if detail["loc"][-1] == "[key]" else "value"
         valid = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
         if path[-2:] == ("adapter", "type"):
             valid = ["parallel", "lora", "none"]
         if path[-1] == "train":
             valid = ["all", *(f"[{group}]" for group in GROUPS)]
-        return PlanSchema(
-            f"{spell(path)} is {given!r}", where=where, hint=_nearest(str(given), valid, "value")
-        )
+        said = f"unknown key `{given}`" if noun == "key" else f"{spell(path)} is {given!r}"
+        return PlanSchema(said, where=where, hint=_nearest(str(given), valid, noun))
     message = re.sub(r"^(Value error|Assertion failed), ", "", detail["msg"])
     message = message.replace("Input should be", "this should be")
     shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
     return PlanSchema(f"{message[:1].lower()}{message[1:]}{shown}", where=where)
 
 
+_LISTED = 16  # names beside the nearest one
 _NEEDED = "a plan needs `version: 1`, `mapping` and one of `factor` and `depth`"
 
 
 def _nearest(given: str, valid: list[str], noun: str) -> str:
     close = get_close_matches(given, valid, n=1, cutoff=0.5)
     listed = f"valid {noun}s here: {', '.join(valid)}"
-    return f"did you mean `{close[0]}`? {listed}" if close else listed
+    if not close:
+        return listed
+    # A recipe has some fifty keys; they would bury the one that is meant.
+    return f"did you mean `{close[0]}`?" + (f" {listed}" if len(valid) <= _LISTED else "")
 
 
 def _is_echo(data: Any, path: YamlPath, detail: Mapping[str, Any]) -> bool:

@@ -100,7 +100,7 @@ def test_expand_counts_and_records(kind: str, tmp_path: Path) -> None:
     copied = [t for t in report.non_finite if t.file == "adapters.safetensors"]
     assert [(t.key, t.non_finite, t.values) for t in copied] == [("blocks.3.norm1.weight", 1, 32)]
     assert "blocks.1.mlp.fc1.weight of model.safetensors (2 of 4,096 values)" in report.notes[-1]
-    assert report.notes[-1].startswith("NaN or infinite values are in 4 tensor(s): ")
+    assert report.notes[-1].startswith("NaN or infinite values are in 4 tensors: ")
     assert report.notes[-1].endswith(", and 1 more")
     content = json.loads((out / "manifest.json").read_text())
     assert content["format"] == 2
@@ -111,7 +111,7 @@ def test_expand_counts_and_records(kind: str, tmp_path: Path) -> None:
 
 
 def test_commands_name_them(run: Run, unsound: Path) -> None:
-    name = "note: NaN or infinite values are in 4 tensor(s)"
+    name = "note: NaN or infinite values are in 4 tensors"
     for command in ("inspect", "verify"):
         result = run(command, unsound / "out", "--json")
         assert result.exit_code == 0

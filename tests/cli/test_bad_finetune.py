@@ -39,7 +39,7 @@ def refuse_options(
 
 
 RECIPES: list[tuple[str | bytes, str, tuple[str, ...]]] = [
-    ("epoch: 3\n", "plan-schema", ("unknown key `epoch`", "yaml:1", "did you mean `epochs`?")),
+    ("epoch: 3\n", "plan-schema", ("unknown key `epoch`", "yaml:1", "did you mean `epochs`?\n")),
     ("seed: 1\nopt: adamww\n", "plan-schema", ("yaml:2  opt", "did you mean `adamw`?")),
     ("lr: fast\n", "plan-schema", ("got 'fast'", "yaml:1  lr")),
     ("epochs: 1.5\n", "plan-schema", ("fractional part",)),

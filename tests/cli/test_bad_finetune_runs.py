@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scalenet_cli.bundle.manifest import digest_content
+from scalenet_cli.cli.progress import TerminalReporter
 from tests.cli.finetuning import command, write_ground
 from tests.cli.helpers import (
     DATA,
@@ -89,9 +90,16 @@ def test_a_finished_run_is_reported_again(run: Run, ground: Path, copy: Path) ->
     ended = run(*arguments)
     report = json.loads(ended.stdout)
     assert (ended.exit_code, report["steps"], report["classes"]) == (0, 2, "assumed")
-    assert ended.stderr == f"note: {report['notes'][0]}\n"
+    told = "all 2 steps were done before; nothing is trained"
+    assert ended.stderr == f"note: {report['notes'][0]}\n{told}\n"
     after = contents(copy)
     assert {**after, "curves.png": ""} == {**before, "curves.png": ""}
+
+
+def test_a_run_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    for first, told in ((0, ""), (25, "goes on after step 25 of 1,400\n")):
+        TerminalReporter().started(first, 1400)
+        assert capsys.readouterr().err == told
 
 
 def test_resume_keeps_the_recipe_without_its_flags(run: Run, ground: Path, copy: Path) -> None:

@@ -297,7 +297,7 @@ def test_without_factors_the_optimizer_is_timms_own(
 
 
 def test_unknown_groups_have_no_rate() -> None:
-    with pytest.raises(PlanErrors, match="gates"):
+    with pytest.raises(PlanErrors, match=r"unknown key `gatez`(?s:.*)did you mean `gates`"):
         load_training_recipe(None, {"lr_scale": {"gatez": 10}})
     with pytest.raises(PlanErrors, match="greater than 0"):
         load_training_recipe(None, {"lr_scale": {"gates": 0}})

@@ -120,7 +120,7 @@ def _generic(
     note = f"not in timm's registry ({geometry.summary}): built from its shapes"
     if assumed:
         shown = [f"{key} {merged[key]}" if key in geometry.assumed else key for key in assumed]
-        note += f"; {', '.join(shown)} are assumed, as timm's defaults are"
+        note += f"; assumed, as timm's defaults are: {', '.join(shown)}"
     return fitted.architecture, fitted.model, (note,)
 
 
@@ -165,6 +165,7 @@ def _unknown_heads(
         f"no architecture of timm has these shapes ({geometry.summary}), and shapes do not "
         f"show the number of heads: {', '.join(map(str, possible))} would fit",
         where=checkpoint.where,
-        hint="say it, for example --model-kwargs num_heads=4; norm_eps, mean and std are "
-        "timm's defaults unless --model-kwargs gives them too",
+        hint="give the number that it was trained with: --model-kwargs num_heads=N (most ViTs have "
+        "one per 64 of embed_dim); norm_eps, mean and std are timm's defaults unless "
+        "--model-kwargs gives them too",
     )

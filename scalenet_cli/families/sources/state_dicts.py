@@ -134,8 +134,8 @@ def unwrap(checkpoint: Checkpoint) -> Checkpoint:
     notes = checkpoint.notes
     if left_out:
         notes += (
-            f"the model is what lies under {prefix}; {len(left_out)} tensors beside it are left "
-            f"out, such as {left_out[0]}",
+            f"the model is what lies under {prefix}; tensors beside it are left out: "
+            f"{left_out[0]}{f' and {len(left_out) - 1} more' if len(left_out) > 1 else ''}",
         )
     return replace(checkpoint, tensors=kept, prefix=prefix, left_out=left_out, notes=notes)
 
