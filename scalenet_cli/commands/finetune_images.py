@@ -69,18 +69,21 @@ def _subject(
     loaded = load_bundle(request.start, check=True, num_classes=num_classes)
     if head.is_new:
         fill_new_head(loaded.model, loaded.groups, recipe.seed)
+    groups = train_set(loaded.groups, loaded.train, recipe, new_head=head.is_new)
+    # Names that were assumed of a head that learns nothing are no more certain after the run.
+    is_known = head.classes != "assumed" or "head" in groups
     return Subject(
         loaded.model,
         loaded.family,
         loaded.layout,
         loaded.groups,
-        train_set(loaded.groups, loaded.train, recipe, new_head=head.is_new),
+        groups,
         loaded.base_keys,
         loaded.bundle,
         _recount(loaded) if head.is_new else loaded.bundle.manifest,
         head.num_classes,
         head.is_new,
-        classes,
+        classes if is_known else {},
     )
 
 

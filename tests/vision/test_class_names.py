@@ -195,9 +195,16 @@ def test_equal_names_of_other_data_are_found_by_the_first_evaluation(
 
 
 def test_what_becomes_of_the_head(ground: Path, tmp_path: Path) -> None:
-    first = trained(ground, tmp_path / "first", "out", "fruits")
+    first = trained(ground, tmp_path / "first", "out", "fruits", recipe={"train": "all"})
     assert (first.classes, first.new_head) == ("assumed", False)
     assert first.notes[0].startswith("the head is kept: the model has no class names, and the data")
+    # A head that was kept as it was has not learned what the data's classes are called.
+    frozen = trained(ground, tmp_path / "frozen", "out", "fruits")
+    assert (
+        evaluate(tmp_path / "frozen", ground / "fruits", how=EvalOptions(workers=0)).classes
+        == (frozen.classes)
+        == "assumed"
+    )
     names = {f"class{n}": f"tree{n}" for n in range(5)}
     trees = renamed(ground / "data", tmp_path / "trees", names)
     report = trained(tmp_path, tmp_path / "second", "first", "trees")
