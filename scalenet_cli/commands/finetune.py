@@ -122,7 +122,8 @@ def _finetune(
     )
     for note in looked or ():
         reporter.note(note)
-    for note in setup.notes:
+    # Of a run that goes on, they were told when it began; the report has them again.
+    for note in () if setup.going_on else setup.notes:
         reporter.note(note)
     # Only the main rank reads it again: on a network disk the others may not see it yet.
     start = devices.first(folder.open_start) or setup.start.source

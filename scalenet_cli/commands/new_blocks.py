@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from scalenet_cli.measure.strength import Strength
 
 # Nats of the validation loss: what changes it less, and top-1 by less than its standard error, is
-# called nothing.
+# called nothing. A classifier that answers badly has a large loss, which any change moves; there it
+# has to be this share of the loss as well.
 _LOSS: Final = 0.01
+_SHARE: Final = 0.01
 Verdict = Literal["useful", "nothing", "harmful"]
 
 
@@ -64,7 +66,8 @@ def _verdict(
     gain = without["val_loss"] - scores["val_loss"]
     if not math.isfinite(gain):
         return "useful"  # without them the model has no answer
-    if abs(gain) >= _LOSS:
+    bar = max(_LOSS, _SHARE * scores["val_loss"]) if "top1" in scores else _LOSS
+    if abs(gain) >= bar:
         return "useful" if gain > 0 else "harmful"
     if "top1" in scores:
         share = scores["top1"] / 100

@@ -91,7 +91,8 @@ def test_a_finished_run_is_reported_again(run: Run, ground: Path, copy: Path) ->
     report = json.loads(ended.stdout)
     assert (ended.exit_code, report["steps"], report["classes"]) == (0, 2, "assumed")
     told = "all 2 steps were done before; nothing is trained"
-    assert ended.stderr == f"note: {report['notes'][0]}\n{told}\n"
+    assert ended.stderr == f"{told}\n"
+    assert report["notes"][0].startswith(HEAD_NOTE)
     after = contents(copy)
     assert {**after, "curves.png": ""} == {**before, "curves.png": ""}
 
@@ -309,7 +310,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_one_note(
     without_digests(copy)
     ended = run(*command(ground, copy, *OPTIONS, "--resume"))
     assert ended.exit_code == 0, ended.stderr
-    assert ended.stderr.count("note: ") == 1 + ended.stderr.count(f"note: {HEAD_NOTE}")
+    assert ended.stderr.count("note: ") == 1
     assert "note: an earlier version saved the state and gave it no digest" in ended.stderr
 
 

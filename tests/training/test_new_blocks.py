@@ -181,6 +181,7 @@ def test_compiled_blocks_are_left_out_too(identity: Path, data: Path, tmp_path: 
         ((81.5, 0.50), (82.5, 0.495), 0.1, ("gates",), "harmful", "better without"),
         ((82.5, 0.50), (82.5, 0.48), 0.1, ("gates",), "harmful", "better without"),
         ((82.5, 0.50), (10.0, float("nan")), 0.1, ("gates",), "useful", None),
+        ((28.0, 6.32), (28.0, 6.35), 0.001, ("gates",), "nothing", "lr_scale"),
     ],
 )
 def test_verdicts(
