@@ -118,6 +118,10 @@ def _acquire(path: Path, folder: Path, made: list[Path]) -> int:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+    except PermissionError:
+        raise OutputUnwritable(
+            f"no permission to write in {path.parent}", where=str(folder)
+        ) from None
     except OSError as error:
         raise OutputUnwritable(
             f"its lock {path} cannot be made: {error.strerror}", where=str(folder)

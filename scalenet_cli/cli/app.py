@@ -1,6 +1,7 @@
 """The application: its commands, and the one place where errors become text and exit status."""
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -161,9 +162,15 @@ def _status(leaving: SystemExit) -> int:
     return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
 
 
+def _is_our_business(record: logging.LogRecord) -> bool:
+    """Not so what torch says of torchao's enums, wherever transformers imports torchao."""
+    return "is an Enum subclass" not in str(record.msg)
+
+
 def main() -> None:
     """The command line, from ``sys.argv`` to SystemExit."""
     guard_streams()
+    logging.getLogger("torch.utils._pytree").addFilter(_is_our_business)
     signal.signal(signal.SIGTERM, _stop)
     # Windows has no SIGHUP; nohup has it ignored, and so it stays.
     hang_up = signal.Signals.__members__.get("SIGHUP")
