@@ -16,7 +16,7 @@ LAYERS = (
     ("vision", "language"),
     ("training", "measure"),
     ("surgery", "bundle"),
-    ("families", "adapters"),
+    ("families", "adapters", "files"),
     ("plan",),
     ("errors",),
 )

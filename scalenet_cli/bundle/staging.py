@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from scalenet_cli.bundle.manifest import MANIFEST
-from scalenet_cli.bundle.stopping import stop_requests
 from scalenet_cli.errors import OutputExists, OutputUnwritable
+from scalenet_cli.files.stop_requests import stop_requests
 
 
 def check_output(output: Path, *, force: bool, foreign: bool = False) -> None:
