@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from scalenet_cli.bundle.staging import fsync_path
 from scalenet_cli.errors import (
     MissingExtra,
     OptionError,
@@ -18,6 +17,7 @@ from scalenet_cli.errors import (
     OutputUnwritable,
     install_hint,
 )
+from scalenet_cli.files.durable import fsync_path
 
 if TYPE_CHECKING:
     import torch

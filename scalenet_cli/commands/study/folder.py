@@ -9,9 +9,9 @@ from typing import Any, Final
 import yaml
 
 from scalenet_cli.bundle.reports import Report
-from scalenet_cli.bundle.staging import fsync_path
 from scalenet_cli.commands.study.arms import Arm
 from scalenet_cli.errors import OutputExists, OutputUnwritable, RunDiffers, RunStateDamaged
+from scalenet_cli.files.durable import fsync_path
 from scalenet_cli.files.lock import INSIDE, sole_writer
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.plan.training import RECIPES
