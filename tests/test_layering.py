@@ -16,7 +16,7 @@ LAYERS = (
     ("vision", "language"),
     ("training", "measure"),
     ("surgery", "bundle"),
-    ("families", "adapters"),
+    ("families", "adapters", "files"),
     ("plan",),
     ("errors",),
 )
@@ -65,3 +65,29 @@ def test_quick_commands_do_not_import_torch(arguments: list[str]) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout
+
+
+# An older folder of the run's or the report's own gets its name back.
+MAY_RENAME = {"training/run_folder.py", "commands/diagnosis/folder.py"}
+RENAMING = {"rename", "renames", "renameat2", "mkstemp", "mkdtemp"}
+
+
+def renames(source: str) -> bool:
+    """Whether it moves or makes temporary files; ``replace`` with one argument is a path's."""
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and (
+            node.func.attr in RENAMING
+            or (node.func.attr == "replace" and len(node.args) == 1)
+            or ast.unparse(node.func) == "os.replace"
+        )
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def test_one_package_puts_files_in_place() -> None:
+    paths = {p.relative_to(PACKAGE).as_posix(): p for p in PACKAGE.rglob("*.py")}
+    found = {name for name, p in paths.items() if renames(p.read_text())}
+    assert {name for name in found if not name.startswith("files/")} == MAY_RENAME
+    assert any(name.startswith("files/") for name in found)

@@ -17,16 +17,12 @@ from scalenet_cli.bundle.manifest import FileEntry, Role
 from scalenet_cli.bundle.tensor_files import TensorFile, write_file
 from scalenet_cli.errors import ScalenetError, SystemFailure
 from scalenet_cli.families.sources.tensors import FileTensor
+from scalenet_cli.files.stop_requests import STOP_SIGNALS
 
 _MAX_WRITERS: Final = 4
 _WORTH_A_PROCESS_BYTES: Final = 100_000_000
 _SWITCH_SECONDS: Final = 0.00003
 _PR_SET_PDEATHSIG: Final = 1
-_REQUESTS: Final = {
-    signal.Signals[name]
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")  # no SIGHUP on Windows
-    if name in signal.Signals.__members__
-}
 
 
 class BackgroundWriter(Protocol):
@@ -133,7 +129,7 @@ class _WritingProcesses:
         self._workers.append((process, found))
         # Python would obey a signal between the fork and its note of the worker's number, and a
         # worker would unwind the parent's stack.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
         finally:
@@ -185,11 +181,12 @@ def _write_share(
     """The whole life of a worker; answers with the files' entries, or with what went wrong."""
     # Ctrl-C reaches all processes of a terminal; the parent decides what becomes of this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for request in _REQUESTS - {signal.SIGINT}:
-        if callable(signal.getsignal(request)):  # nohup has SIGHUP ignored, and so it stays
+    for request in STOP_SIGNALS:
+        # nohup has SIGHUP ignored, and so it stays.
+        if request != signal.SIGINT and callable(signal.getsignal(request)):
             signal.signal(request, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if os.getppid() != parent:  # killed before the line above
         return
     try:

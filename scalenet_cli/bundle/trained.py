@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from scalenet_cli.bundle.manifest import FileEntry, Manifest
 from scalenet_cli.bundle.read import Bundle
-from scalenet_cli.bundle.staging import foreign_files, fsync_path, staged_folder
+from scalenet_cli.bundle.staging import foreign_files, staged_bundle
 from scalenet_cli.bundle.steady import require_unchanged
 from scalenet_cli.bundle.tensor_files import new_files, write_file
 from scalenet_cli.bundle.write import (
@@ -21,6 +21,7 @@ from scalenet_cli.bundle.write import (
 )
 from scalenet_cli.errors import BundlePathUnsafe
 from scalenet_cli.families.sources.tensors import hold
+from scalenet_cli.files.durable import fsync_path
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ def copy_start(start: Start, output: Path) -> None:
     Raises:
         BundleExchanged: another process replaced the source since it was opened.
     """
-    with staged_folder(output, force=True) as folder:
+    with staged_bundle(output, force=True) as folder:
         for name in start.manifest.files.keys() - start.outside.keys():
             link_file(start.source.folder / name, folder / name)
         require_unchanged(start.source)
@@ -131,7 +132,7 @@ def write_trained(
     Raises:
         OutputUnwritable: a full disk, for instance; the older bundle stays.
     """
-    with staged_folder(output, force=True, foreign=True) as folder:
+    with staged_bundle(output, force=True, foreign=True) as folder:
         files: dict[str, FileEntry] = {}
         for name, entry in start.manifest.files.items():
             if entry.role == "carried" or (entry.role == "base" and not base):

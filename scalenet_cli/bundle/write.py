@@ -13,7 +13,7 @@ from scalenet_cli.bundle.manifest import (
     digest_content,
     needed_format,
 )
-from scalenet_cli.bundle.staging import fsync_path
+from scalenet_cli.files.durable import fsync_path
 
 
 def write_text(folder: Path, name: str, text: str) -> FileEntry:

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from scalenet_cli.bundle.stopping import stop_requests
 from scalenet_cli.cli import (
     bench,
     check,
@@ -34,6 +33,7 @@ from scalenet_cli.commands.streams import (
     stopped_by_output,
 )
 from scalenet_cli.errors import ScalenetError, SystemFailure
+from scalenet_cli.files.stop_requests import stop_requests
 
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141  # 128 + SIGPIPE: what a shell says of a program that its reader has left

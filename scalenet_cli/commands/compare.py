@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
 
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.reports import Report
 from scalenet_cli.commands.study.arms import Arm, ArmBuilder, ArmCost
 from scalenet_cli.commands.study.cells import CellOptions
@@ -30,6 +29,7 @@ from scalenet_cli.commands.study.plots import draw_plots
 from scalenet_cli.commands.study.results import StudyResults, gather, write_results
 from scalenet_cli.commands.study.same_data import require_same_data
 from scalenet_cli.errors import OptionError, StoppedOnRequest
+from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.plan.load_study import StudyDocument, load_study
 from scalenet_cli.plan.yaml_text import dump_yaml
 from scalenet_cli.training.devices import open_devices

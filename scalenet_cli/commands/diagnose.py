@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import bundle_folder, is_bundle
 from scalenet_cli.commands.diagnosis.folder import check_report_output, write_report
 from scalenet_cli.commands.diagnosis.report import DiagnoseReport
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.targets import TargetTask, task_of
 from scalenet_cli.errors import OptionError
+from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.language.records import SUFFIXES
 from scalenet_cli.training.world import require_single
 

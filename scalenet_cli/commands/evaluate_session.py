@@ -18,12 +18,12 @@ from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.result_files import (
     PARQUET,
     Row,
-    staged_file,
     write_confusion,
     write_csv,
     write_parquet,
 )
 from scalenet_cli.errors import OptionError
+from scalenet_cli.files.staged_file import staged_file
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from scalenet_cli import __version__
 from scalenet_cli.bundle.background import background_writer
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.manifest import (
     FileEntry,
     Manifest,
@@ -19,8 +18,7 @@ from scalenet_cli.bundle.manifest import (
 )
 from scalenet_cli.bundle.read import is_bundle
 from scalenet_cli.bundle.reports import FlopReport, NonFiniteTensor, ParameterReport, Report
-from scalenet_cli.bundle.staging import check_output, check_space, staged_folder
-from scalenet_cli.bundle.stopping import requests_wait
+from scalenet_cli.bundle.staging import check_output, check_space, staged_bundle
 from scalenet_cli.bundle.tensor_files import base_files, new_files, write_file
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.bundle.write import carry_files, write_manifest, write_text
@@ -28,6 +26,8 @@ from scalenet_cli.commands.card import model_card
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import OptionError, OutputExists, SourceNotFinite
 from scalenet_cli.families.sources import Source, open_source
+from scalenet_cli.files.lock import sole_writer
+from scalenet_cli.files.stop_requests import requests_wait
 from scalenet_cli.plan.load import PlanDocument, load_plan
 from scalenet_cli.training.run_folder import require_outside_run
 
@@ -102,7 +102,7 @@ def expand_checkpoint(
         planned = plan_surgery(source, document, options, checkpoint)
         return _report(planned, source, output, written=False)
     check_space(output, source.num_bytes + _MARGIN_BYTES)
-    with sole_writer(output), staged_folder(output, force=force) as folder:
+    with sole_writer(output), staged_bundle(output, force=force) as folder:
         report = _write(folder, checkpoint, source, document, options, output)
         if strict and report.non_finite:
             raise SourceNotFinite(

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.bundle.reports import HeadClasses, Report
 from scalenet_cli.commands.finetune_setup import FinetuneOptions, Setup, set_up, tool_name
 from scalenet_cli.commands.loading import load_bundle
 from scalenet_cli.commands.new_blocks import NewBlocksReport, judge_new_blocks
 from scalenet_cli.errors import LossNotFinite, StoppedOnRequest
+from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.measure.ablation import without_new_blocks
 from scalenet_cli.measure.strength import strength_of_new_blocks
 from scalenet_cli.plan.schema import Group

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from scalenet_cli.bundle.digests import check_digests
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import Bundle, map_tensors
 from scalenet_cli.bundle.staging import check_output
 from scalenet_cli.bundle.steady import read_steadily
@@ -22,6 +21,7 @@ from scalenet_cli.commands.opening import (
 from scalenet_cli.commands.saving import BundleSaver, write_model
 from scalenet_cli.errors import BundleTieBroken, ManifestUnreadable, OptionError
 from scalenet_cli.families import family as find_family
+from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.plan.load import load_plan, plan_from_dict
 from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group
 from scalenet_cli.plan.train import resolve_train

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import is_bundle, read_manifest
 from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
 from scalenet_cli.commands.count import count_params, flops
@@ -14,6 +13,7 @@ from scalenet_cli.commands.inspection import InspectReport, inspect
 from scalenet_cli.commands.new_blocks import NewBlocksReport
 from scalenet_cli.commands.verify import VerifyReport, verify
 from scalenet_cli.errors import BundleError, OutputExists
+from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.plan.recipes import recipes_folder
 
 if TYPE_CHECKING:

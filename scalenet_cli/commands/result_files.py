@@ -3,14 +3,11 @@
 import csv
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from scalenet_cli.bundle.staging import fsync_path
 from scalenet_cli.errors import (
     MissingExtra,
     OptionError,
@@ -18,6 +15,7 @@ from scalenet_cli.errors import (
     OutputUnwritable,
     install_hint,
 )
+from scalenet_cli.files.staged_file import staged_file
 
 if TYPE_CHECKING:
     import torch
@@ -59,35 +57,6 @@ def check_result_file(
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputUnwritable(f"no permission to write in {parent}", where=str(path))
-
-
-@contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
-    """A sibling file to write; it takes the name when the block ends well.
-
-    Raises:
-        OutputUnwritable: a full disk, for instance.
-    """
-    staging: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".partial", dir=path.absolute().parent
-        )
-        os.close(handle)
-        staging = Path(name)
-        yield staging
-        umask = os.umask(0)
-        os.umask(umask)
-        staging.chmod(0o666 & ~umask)
-        fsync_path(staging)
-        staging.replace(path)
-    except OSError as error:
-        raise OutputUnwritable(
-            f"writing failed: {error.strerror or error}", where=str(path)
-        ) from None
-    finally:
-        if staging is not None:
-            staging.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:

@@ -8,14 +8,14 @@ from typing import Any, Final, final
 import torch
 from torch import nn
 
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import is_bundle, map_tensors, open_bundle
 from scalenet_cli.bundle.tensor_files import TensorFile, write_file
 from scalenet_cli.bundle.trained import write_trained
 from scalenet_cli.commands.loaded import Loaded
-from scalenet_cli.commands.result_files import staged_file
 from scalenet_cli.errors import OptionError, OutputExists, SourceMismatch
 from scalenet_cli.families.sources.tensors import hold
+from scalenet_cli.files.lock import sole_writer
+from scalenet_cli.files.staged_file import staged_file
 from scalenet_cli.plan.schema import GROUPS
 from scalenet_cli.surgery import verify_ties
 from scalenet_cli.training.run_folder import require_outside_run

@@ -10,13 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from scalenet_cli.errors import StoppedOnRequest
+from scalenet_cli.files.stop_requests import Stopper
 from scalenet_cli.training.checkpoint import Checkpointer
 from scalenet_cli.training.checks import require_finite, require_finite_loss, require_scale
 from scalenet_cli.training.devices import Devices, answered
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import Parallel
 from scalenet_cli.training.schedule import Schedule
-from scalenet_cli.training.stopping import Stopper
 from scalenet_cli.training.task import EvaluationMode, Scores, Skipped, Task
 
 

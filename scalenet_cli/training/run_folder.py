@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.bundle.read import Bundle, open_bundle
-from scalenet_cli.bundle.staging import fsync_path, staged_folder
+from scalenet_cli.bundle.staging import staged_bundle
 from scalenet_cli.bundle.trained import Start, copy_start
 from scalenet_cli.errors import (
     NotARun,
@@ -21,6 +21,7 @@ from scalenet_cli.errors import (
     RunStateDamaged,
 )
 from scalenet_cli.families.sources.json_text import parse_json
+from scalenet_cli.files.durable import fsync_path
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.training import Recipe
 from scalenet_cli.training.run_record import FORMAT, RunRecord, compare_records
@@ -70,7 +71,7 @@ class RunFolder:
             raise OutputUnwritable(
                 f"its folder cannot be made: {error.strerror}", where=str(self.path)
             ) from None
-        with staged_folder(self.path, force=False) as folder:
+        with staged_bundle(self.path, force=False) as folder:
             copy_start(start, folder / "start")
             text = recipe_text(recipe).encode()
             (folder / RECIPE).write_bytes(text)

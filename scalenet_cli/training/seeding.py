@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import torch
 
+from scalenet_cli.files.stop_requests import RUN_STOP_SIGNALS
 from scalenet_cli.surgery.values import derive_seed
 
 
@@ -26,6 +27,5 @@ def seed_host(seed: int, purpose: str) -> int:
 
 def prepare_worker(_: int) -> None:
     """Signals are for the main process, which finishes its step with the workers' help."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        if name in signal.Signals.__members__:
-            signal.signal(signal.Signals[name], signal.SIG_IGN)
+    for request in RUN_STOP_SIGNALS:
+        signal.signal(request, signal.SIG_IGN)

@@ -16,7 +16,7 @@ from scalenet_cli import expand_checkpoint, load, ties
 from scalenet_cli.bundle.digests import source_digest
 from scalenet_cli.bundle.manifest import TensorEntry, digest_content, digest_tensors
 from scalenet_cli.bundle.read import open_bundle
-from scalenet_cli.bundle.staging import staged_folder
+from scalenet_cli.bundle.staging import staged_bundle
 from scalenet_cli.bundle.tensor_files import Cancelled, Computed, TensorFile, new_files, write_file
 from scalenet_cli.families.sources.safetensors_file import read_header
 from scalenet_cli.families.sources.tensors import TensorSpec, hold
@@ -107,7 +107,7 @@ def test_a_failure_while_writing_leaves_the_old_bundle(bundle: Path) -> None:
     siblings = sorted(bundle.parent.iterdir())
 
     def interrupted() -> None:
-        with staged_folder(bundle, force=True) as folder:
+        with staged_bundle(bundle, force=True) as folder:
             (folder / "manifest.json").write_text("{}")
             raise KeyboardInterrupt
 

@@ -17,7 +17,7 @@ import torch
 import scalenet_cli.bundle.steady as steady
 from scalenet_cli import expand_checkpoint, load
 from scalenet_cli.bundle.read import open_bundle
-from scalenet_cli.bundle.staging import staged_folder
+from scalenet_cli.bundle.staging import staged_bundle
 from scalenet_cli.bundle.trained import Start, copy_start
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.verify import verify
@@ -55,7 +55,7 @@ def place(bundles: dict[str, Path], tmp_path: Path) -> Path:
 
 def replace(place: Path, bundle: Path) -> None:
     """What `expand --force` does in the end."""
-    with staged_folder(place, force=True) as folder:
+    with staged_bundle(place, force=True) as folder:
         shutil.copytree(bundle, folder, dirs_exist_ok=True)
 
 
@@ -167,7 +167,7 @@ def test_a_run_does_not_start_with_files_of_two_bundles(
 
 WRITER = """
 import sys, time
-import scalenet_cli.bundle.staging as staging
+import scalenet_cli.files.staged_folder as staging
 from scalenet_cli import expand_checkpoint
 from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.plan.load import plan_from_dict

@@ -14,9 +14,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 import scalenet_cli
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.errors import OptionError, OutputExists, OutputInUse, SourceMismatch
+from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.surgery.instance import AdjustedLinear
 from tests.laws.building import make_model, make_plan, write_plan, write_source
 from tests.models import TinyCase

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from typer.testing import Result
 
 from scalenet_cli import SourceOptions, expand_checkpoint, load, verify
-from scalenet_cli.bundle.lock import sole_writer
 from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.errors import ScalenetError
+from scalenet_cli.files.lock import sole_writer
 from tests.conftest import PLAN
 from tests.models import ARCHITECTURES, tiny_case
 

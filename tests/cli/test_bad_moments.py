@@ -144,6 +144,7 @@ SWALLOWED = """
 import os, signal, sys
 from pathlib import Path
 from scalenet_cli.bundle import staging
+from scalenet_cli.files import staged_folder
 
 check = staging.check_output
 
@@ -162,7 +163,7 @@ def publish(*arguments):
 if "{moment}" == "before":
     staging.check_output = interrupted
 else:
-    publishing, staging._publish = staging._publish, publish
+    publishing, staged_folder._publish = staged_folder._publish, publish
 from scalenet_cli.cli.app import main
 main()
 """

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from scalenet_cli.bundle import staging
+from scalenet_cli.files import staged_folder
 from tests.cli.helpers import (
     DATA,
     USAGE,
@@ -232,7 +232,7 @@ BROKEN = OSError(errno.EIO, os.strerror(errno.EIO))
 def _only_rename(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     """Where names cannot change places in one step, two renames do it."""
     if function == "rename":
-        monkeypatch.setattr(staging, "_exchange", lambda *_: False)
+        monkeypatch.setattr(staged_folder, "_exchange", lambda *_: False)
 
 
 def _moments(calls: dict[str, tuple[int, ...]]) -> list[tuple[bool, str, int]]:

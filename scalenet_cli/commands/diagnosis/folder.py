@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from scalenet_cli.bundle.staging import check_output, fsync_path, staged_folder
+from scalenet_cli.bundle.staging import check_output, staged_bundle
 from scalenet_cli.commands.diagnosis.report import DiagnoseReport
 from scalenet_cli.errors import OutputExists, OutputUnwritable
+from scalenet_cli.files.durable import fsync_path
 
 NUMBERS: Final = "report.json"
 PAGE: Final = "README.md"
@@ -84,7 +85,7 @@ def write_report(report: DiagnoseReport, output: Path, *, force: bool) -> Diagno
 def _report_folder(output: Path, *, force: bool) -> Iterator[Path]:
     """A folder to write into, which takes the output's name when the block ends well."""
     if not check_report_output(output, force=force):
-        with staged_folder(output, force=False) as folder:
+        with staged_bundle(output, force=False) as folder:
             yield folder
         return
     place = output.absolute()
@@ -92,7 +93,7 @@ def _report_folder(output: Path, *, force: bool) -> Iterator[Path]:
         prefix=f".{place.name}.", suffix=".partial", dir=place.parent
     ) as aside:
         fresh, old = Path(aside) / "new", Path(aside) / "old"
-        with staged_folder(fresh, force=False) as folder:
+        with staged_bundle(fresh, force=False) as folder:
             yield folder
         place.rename(old)
         try:

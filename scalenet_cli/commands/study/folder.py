@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import yaml
 
-from scalenet_cli.bundle.lock import INSIDE, sole_writer
 from scalenet_cli.bundle.reports import Report
-from scalenet_cli.bundle.staging import fsync_path
 from scalenet_cli.commands.study.arms import Arm
 from scalenet_cli.errors import OutputExists, OutputUnwritable, RunDiffers, RunStateDamaged
+from scalenet_cli.files.lock import INSIDE, sole_writer
+from scalenet_cli.files.staged_file import staged_file
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.plan.training import RECIPES
 from scalenet_cli.training.run_folder import RunFolder
@@ -83,17 +83,13 @@ class StudyFolder:
         Raises:
             OutputUnwritable: no permission, or no room.
         """
-        path = self.path / name
+        path, failure = self.path / name, "it cannot be written"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_text(text, encoding="utf-8")
-            fsync_path(partial)
-            partial.replace(path)
         except OSError as error:
-            raise OutputUnwritable(
-                f"it cannot be written: {error.strerror}", where=str(path)
-            ) from None
+            raise OutputUnwritable(f"{failure}: {error.strerror}", where=str(path)) from None
+        with staged_file(path, failure=failure) as staging:
+            staging.write_text(text, encoding="utf-8")
 
     def forget_bundles(self) -> None:
         """Every run holds the bundle that it started from."""

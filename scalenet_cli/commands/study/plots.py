@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scalenet_cli.commands.study.results import ArmResult, SeedSpread, StudyResults
+from scalenet_cli.files.staged_file import staged_file
 
 CURVES: Final = "curves.png"
 PARAMETERS: Final = "parameters.png"
@@ -122,6 +123,5 @@ def _save(figure: Any, axes: Any, path: Path) -> None:
     axes.grid(alpha=0.3)
     handles: Sequence[Any] = axes.get_legend_handles_labels()[0]
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handles=handles)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
-    partial.replace(path)
+    with staged_file(path, failure="it cannot be written") as staging:
+        figure.savefig(staging, format="png", dpi=120, metadata={"Software": None})

@@ -14,8 +14,8 @@ from typing import Final, final
 from scalenet_cli.commands.streams import guard_streams, outlive_readers
 from scalenet_cli.commands.study.cells import CellOptions, run_cell
 from scalenet_cli.commands.study.folder import Cell, StudyFolder
-from scalenet_cli.commands.study.signals import Requests
 from scalenet_cli.errors import ScalenetError, StoppedOnRequest
+from scalenet_cli.files.stop_requests import SignalRecorder
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.task import Scores
 
@@ -60,7 +60,7 @@ def run_heard(
         StoppedOnRequest: a signal; the run's state was saved.
         ScalenetError: it cannot go on.
     """
-    with Requests() as requests:
+    with SignalRecorder() as requests:
         run_cell(folder, cell, options, reporter)
         name = requests.first()
     if name is None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from scalenet_cli.bundle.lock_holder import Holder, state_of, this_process
 from scalenet_cli.errors import OutputInUse, OutputUnwritable
+from scalenet_cli.files.lock_holder import Holder, state_of, this_process
 
 if sys.platform != "win32":
     import fcntl

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from scalenet_cli.bundle import lock, lock_holder
-from scalenet_cli.bundle.lock import sole_writer
-from scalenet_cli.bundle.lock_holder import Holder, this_process
 from scalenet_cli.errors import OutputInUse, OutputUnwritable
+from scalenet_cli.files import lock, lock_holder
+from scalenet_cli.files.lock import sole_writer
+from scalenet_cli.files.lock_holder import Holder, this_process
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no su
 HOLD = """
 import errno, fcntl, os, sys, time
 from pathlib import Path
-from scalenet_cli.bundle.lock import sole_writer
+from scalenet_cli.files.lock import sole_writer
 def refuse(*_):
     raise OSError(errno.ENOLCK, "No locks available")
 if "without" in sys.argv:

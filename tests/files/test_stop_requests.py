@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import pytest
 
-from scalenet_cli.bundle.stopping import requests_wait, stop_requests
+from scalenet_cli.files.stop_requests import requests_wait, stop_requests
 
 
 @pytest.fixture(autouse=True)
