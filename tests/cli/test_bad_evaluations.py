@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from scalenet_cli.commands import result_files
+from scalenet_cli.files import staged_file
 from tests.cli.helpers import DATA, THRESHOLD, USAGE, Run, refuse, write_bundle, write_decoder
 from tests.images import OPTIONS, write_classifier, write_images
 
@@ -165,7 +166,7 @@ def test_a_disk_that_is_full_when_predictions_are_written(
     def full(_: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(result_files, "fsync_path", full)
+    monkeypatch.setattr(staged_file, "fsync_path", full)
     for option, name in (("--predictions", "p.csv"), ("--confusion", "c.json")):
         flags = (option, tmp_path / name)
         denied("output-unwritable", "writing failed: No space left on device", flags=flags)
