@@ -25,6 +25,7 @@ from scalenet_cli.training.subject import Subject
 BUNDLE: Final = "last"
 # What Trainer reads when it resumes.
 STATE: Final = "model.safetensors"
+CONFIG: Final = "config.json"
 # In the place of a number, so that transformers names the field and shows this.
 _CONFIG: Final = "a scaled model, to be read with scalenet_cli.load and not with from_pretrained"
 _UNWRAPPED: Final = (
@@ -59,7 +60,7 @@ class BundleSaver:
 
         Raises:
             OptionError: ``push_to_hub``.
-            OutputExists: the folder is a bundle or a run, whose files would be replaced.
+            OutputExists: the folder is a bundle, part of a run, or another model's.
             ScalenetError: see :func:`scalenet_cli.save`.
         """
         if push_to_hub:
@@ -86,18 +87,25 @@ class BundleSaver:
         with staged_file(folder / STATE) as staging:
             write_file(folder, "instances", TensorFile(staging.name, held))
         config = {"model_type": self._model.config.model_type, "num_hidden_layers": _CONFIG}
-        with staged_file(folder / "config.json") as staging:
+        with staged_file(folder / CONFIG) as staging:
             staging.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def _require_room(folder: Path) -> None:
-    """Nothing of a bundle or a run is replaced by the files of ``save_pretrained``."""
+    """No bundle, run or other checkpoint is replaced by the files of ``save_pretrained``."""
     require_outside_run(folder / BUNDLE)
     if is_bundle(folder):
         raise OutputExists(
             f"the folder is a bundle, and {STATE} in it would be replaced",
             where=str(folder),
             hint="save into another folder; scalenet_cli.save(..., force=True) replaces a bundle",
+        )
+    config = folder / CONFIG
+    if config.is_file() and _CONFIG not in config.read_text(encoding="utf-8", errors="replace"):
+        raise OutputExists(
+            f"the folder holds another model, whose {CONFIG} and {STATE} would be replaced",
+            where=str(folder),
+            hint="save into another folder",
         )
 
 

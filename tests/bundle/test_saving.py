@@ -18,6 +18,7 @@ from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.errors import OptionError, OutputExists, OutputInUse, SourceMismatch
 from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.surgery.instance import AdjustedLinear
+from tests.cli.helpers import snapshot
 from tests.laws.building import make_model, make_plan, write_plan, write_source
 from tests.models import TinyCase
 
@@ -149,9 +150,23 @@ def test_save_pretrained_does_not_write_into_a_file_that_is_mapped(
     )
     os.link(source / "model.safetensors", tmp_path / "kept")
     before = (tmp_path / "kept").read_bytes()
+    (source / "config.json").unlink()  # with it, the folder would be refused as another model's
     model.save_pretrained(source)
     assert (tmp_path / "kept").read_bytes() == before
     assert (source / "model.safetensors").read_bytes() != before
+
+
+@decoder
+def test_save_pretrained_replaces_no_other_model(
+    case: TinyCase, bundle: Path, tmp_path: Path
+) -> None:
+    model: Any = scalenet_cli.load(bundle)
+    before = snapshot(tmp_path / "source")
+    with pytest.raises(OutputExists, match="holds another model"):
+        model.save_pretrained(tmp_path / "source")
+    assert snapshot(tmp_path / "source") == before
+    for _ in range(2):  # its own files are replaced
+        model.save_pretrained(tmp_path / "saved")
 
 
 def trainer(model: nn.Module, folder: Path, steps: int) -> transformers.Trainer:
