@@ -540,7 +540,7 @@ def paper_rows() -> str:
 
 def study(name: str) -> str:
     """What a study of recipes/studies came to: docs/studies/NAME.json is its results.json."""
-    from scalenet_cli.commands.study.results import StudyResults, spread_text
+    from scalenet_cli.study.results import StudyResults, spread_text
 
     path = Path(__file__).parent / "studies" / f"{name}.json"
     results = StudyResults.model_validate_json(path.read_bytes())

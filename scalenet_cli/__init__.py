@@ -5,82 +5,85 @@ answer ``--help`` at once.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
+from scalenet_cli.version import __version__
+
 if TYPE_CHECKING:
-    from scalenet_cli.commands.bench import BenchOptions as BenchOptions
-    from scalenet_cli.commands.bench import bench as bench
-    from scalenet_cli.commands.compare import CompareOptions as CompareOptions
-    from scalenet_cli.commands.compare import compare as compare
+    from scalenet_cli.benchmark.bench import BenchOptions as BenchOptions
+    from scalenet_cli.benchmark.bench import bench as bench
     from scalenet_cli.commands.count import count_params as count_params
     from scalenet_cli.commands.count import flops as flops
-    from scalenet_cli.commands.diagnose import DiagnoseOptions as DiagnoseOptions
-    from scalenet_cli.commands.diagnose import diagnose as diagnose
-    from scalenet_cli.commands.evaluate import EvalOptions as EvalOptions
-    from scalenet_cli.commands.evaluate import evaluate as evaluate
-    from scalenet_cli.commands.evaluate_language import LanguageOptions as LanguageOptions
-    from scalenet_cli.commands.evaluate_language import evaluate_language as evaluate_language
     from scalenet_cli.commands.expand import ExpandReport as ExpandReport
     from scalenet_cli.commands.expand import expand_checkpoint as expand_checkpoint
     from scalenet_cli.commands.finetune import finetune as finetune
-    from scalenet_cli.commands.finetune_setup import FinetuneOptions as FinetuneOptions
-    from scalenet_cli.commands.generate import GenerateOptions as GenerateOptions
-    from scalenet_cli.commands.generate import generate as generate
     from scalenet_cli.commands.inspection import check_plan as check_plan
     from scalenet_cli.commands.inspection import inspect as inspect
-    from scalenet_cli.commands.loading import expand_module as expand_module
-    from scalenet_cli.commands.loading import load as load
-    from scalenet_cli.commands.loading import save as save
-    from scalenet_cli.commands.options import SourceOptions as SourceOptions
     from scalenet_cli.commands.verify import verify as verify
+    from scalenet_cli.diagnosis.diagnose import diagnose as diagnose
     from scalenet_cli.errors import ScalenetError as ScalenetError
+    from scalenet_cli.models.load import expand_module as expand_module
+    from scalenet_cli.models.load import load as load
+    from scalenet_cli.models.load import save as save
+    from scalenet_cli.models.source_options import SourceOptions as SourceOptions
     from scalenet_cli.plan.load import load_plan as load_plan
     from scalenet_cli.plan.load import parse_plan as parse_plan
     from scalenet_cli.plan.load_training import load_training_recipe as load_training_recipe
     from scalenet_cli.plan.schema import ExpansionPlan as ExpansionPlan
     from scalenet_cli.plan.training import ImageRecipe as ImageRecipe
     from scalenet_cli.plan.training import LanguageRecipe as LanguageRecipe
+    from scalenet_cli.study.compare import CompareOptions as CompareOptions
+    from scalenet_cli.study.compare import compare as compare
     from scalenet_cli.surgery.ties import ties as ties
+    from scalenet_cli.tasks.base import DiagnoseOptions as DiagnoseOptions
+    from scalenet_cli.tasks.base import FinetuneOptions as FinetuneOptions
+    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import LanguageOptions as LanguageOptions
+    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import (
+        evaluate_language as evaluate_language,
+    )
+    from scalenet_cli.tasks.causal_lm.generation.generate import GenerateOptions as GenerateOptions
+    from scalenet_cli.tasks.causal_lm.generation.generate import generate as generate
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import (
+        EvalOptions as EvalOptions,
+    )
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate as evaluate
     from scalenet_cli.training.data import DataOptions as DataOptions
-    from scalenet_cli.training.session import Work as Work
-
-__version__: Final = version("scalenet-cli")
+    from scalenet_cli.training.run_training import Work as Work
 
 _EXPORTS: Final = {
-    "BenchOptions": "commands.bench",
-    "CompareOptions": "commands.compare",
+    "BenchOptions": "benchmark.bench",
+    "CompareOptions": "study.compare",
     "DataOptions": "training.data",
-    "DiagnoseOptions": "commands.diagnose",
-    "EvalOptions": "commands.evaluate",
+    "DiagnoseOptions": "tasks.base",
+    "EvalOptions": "tasks.image_classification.evaluation.evaluate",
     "ExpandReport": "commands.expand",
     "ExpansionPlan": "plan.schema",
-    "FinetuneOptions": "commands.finetune_setup",
-    "GenerateOptions": "commands.generate",
+    "FinetuneOptions": "tasks.base",
+    "GenerateOptions": "tasks.causal_lm.generation.generate",
     "ImageRecipe": "plan.training",
-    "LanguageOptions": "commands.evaluate_language",
+    "LanguageOptions": "tasks.causal_lm.evaluation.evaluate",
     "LanguageRecipe": "plan.training",
     "ScalenetError": "errors",
-    "SourceOptions": "commands.options",
-    "Work": "training.session",
-    "bench": "commands.bench",
+    "SourceOptions": "models.source_options",
+    "Work": "training.run_training",
+    "bench": "benchmark.bench",
     "check_plan": "commands.inspection",
-    "compare": "commands.compare",
+    "compare": "study.compare",
     "count_params": "commands.count",
-    "diagnose": "commands.diagnose",
-    "evaluate": "commands.evaluate",
-    "evaluate_language": "commands.evaluate_language",
+    "diagnose": "diagnosis.diagnose",
+    "evaluate": "tasks.image_classification.evaluation.evaluate",
+    "evaluate_language": "tasks.causal_lm.evaluation.evaluate",
     "expand_checkpoint": "commands.expand",
-    "expand_module": "commands.loading",
+    "expand_module": "models.load",
     "finetune": "commands.finetune",
     "flops": "commands.count",
-    "generate": "commands.generate",
+    "generate": "tasks.causal_lm.generation.generate",
     "inspect": "commands.inspection",
-    "load": "commands.loading",
+    "load": "models.load",
     "load_plan": "plan.load",
     "load_training_recipe": "plan.load_training",
     "parse_plan": "plan.load",
-    "save": "commands.loading",
+    "save": "models.load",
     "ties": "surgery.ties",
     "verify": "commands.verify",
 }

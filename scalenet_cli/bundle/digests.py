@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from scalenet_cli.bundle.manifest import Manifest, Role, TensorEntry, digest_tensors
 from scalenet_cli.bundle.read import Bundle, file_inside, tensor_places
-from scalenet_cli.bundle.reports import NonFiniteTensor
 from scalenet_cli.bundle.tensor_scan import TensorScan, non_finite_tensors
 from scalenet_cli.errors import BundleDigestMismatch
 from scalenet_cli.families.sources.tensors import FileTensor
+from scalenet_cli.reports.base import NonFiniteTensor
 
 
 @dataclass(frozen=True, slots=True)

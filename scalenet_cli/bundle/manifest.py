@@ -13,9 +13,9 @@ from pydantic import (
     model_serializer,
 )
 
-from scalenet_cli.bundle.reports import FlopReport, ParameterReport
 from scalenet_cli.plan.layout import Layout, stage_layout
 from scalenet_cli.plan.schema import MAX_BLOCKS, ExpansionPlan, Group, Strict
+from scalenet_cli.reports.base import FlopReport, ParameterReport
 
 FORMATS: Final = (1, 2)
 MANIFEST: Final = "manifest.json"

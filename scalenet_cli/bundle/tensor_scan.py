@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final, final
 
 from scalenet_cli.bundle.manifest import FileEntry, TensorEntry
-from scalenet_cli.bundle.reports import NonFiniteTensor
 from scalenet_cli.families.sources.tensors import CHUNK_BYTES, DTYPE_BYTES, TensorSpec
+from scalenet_cli.reports.base import NonFiniteTensor
 
 # The smallest bit pattern, without the sign, of an infinity or, where a type has none, of a NaN.
 # All larger patterns are NaN as well.

@@ -26,13 +26,13 @@ from scalenet_cli.cli import (
     recipes,
     verify,
 )
-from scalenet_cli.commands.streams import (
+from scalenet_cli.errors import ScalenetError, SystemFailure
+from scalenet_cli.files.standard_streams import (
     guard_streams,
     lost_output,
     output_failure,
     stopped_by_output,
 )
-from scalenet_cli.errors import ScalenetError, SystemFailure
 from scalenet_cli.files.stop_requests import stop_requests
 
 EXIT_INTERRUPTED = 130
@@ -72,7 +72,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from scalenet_cli import __version__
+        from scalenet_cli.version import __version__
 
         typer.echo(f"scalenet {__version__}")
         raise typer.Exit

@@ -74,10 +74,10 @@ def bench(
     """
     if inference_only and train_only:
         raise OptionError("--inference-only and --train-only leave nothing to measure")
+    from scalenet_cli.benchmark.bench import BOTH, BenchOptions
+    from scalenet_cli.benchmark.bench import bench as measure
     from scalenet_cli.cli import bench_table, render
     from scalenet_cli.cli.progress import bars
-    from scalenet_cli.commands.bench import BOTH, BenchOptions
-    from scalenet_cli.commands.bench import bench as measure
 
     how = BenchOptions(
         batch_size=batch_size,

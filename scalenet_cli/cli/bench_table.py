@@ -7,7 +7,7 @@ import typer
 from scalenet_cli.cli.render import table
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.bench_report import BenchReport, PassReport, Spread
+    from scalenet_cli.benchmark.report import BenchReport, PassReport, Spread
 
 
 def show(facts: "BenchReport") -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from scalenet_cli.cli.options import Json
-from scalenet_cli.commands.streams import outlive_readers
+from scalenet_cli.files.standard_streams import outlive_readers
 
 
 def compare(
@@ -49,9 +49,9 @@ def compare(
         outlive_readers()
     from scalenet_cli.cli import render
     from scalenet_cli.cli.compare_table import StudyProgress, show
-    from scalenet_cli.commands.compare import CompareOptions
-    from scalenet_cli.commands.compare import compare as run
-    from scalenet_cli.training.session import Work
+    from scalenet_cli.study.compare import CompareOptions
+    from scalenet_cli.study.compare import compare as run
+    from scalenet_cli.training.run_training import Work
 
     options = CompareOptions(
         source,

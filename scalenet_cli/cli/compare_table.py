@@ -9,8 +9,8 @@ from scalenet_cli.cli.progress import TerminalReporter
 from scalenet_cli.cli.render import table
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.compare import CompareReport
-    from scalenet_cli.commands.study.results import StudyResults
+    from scalenet_cli.study.compare import CompareReport
+    from scalenet_cli.study.results import StudyResults
 
 
 @final
@@ -66,7 +66,7 @@ def show(facts: "CompareReport") -> None:
 
 def plan(facts: "CompareReport") -> None:
     """One row per arm: what it is, and what it costs."""
-    from scalenet_cli.commands.study.amounts import amount
+    from scalenet_cli.reports.amounts import amount
 
     unit = facts.arms[0].unit
     columns = (
@@ -100,7 +100,7 @@ def plan(facts: "CompareReport") -> None:
 
 def results(facts: "StudyResults") -> None:
     """One row per arm: mean and spread over seeds."""
-    from scalenet_cli.commands.study.results import spread_text
+    from scalenet_cli.study.results import spread_text
 
     name = "top-1, %" if facts.metric == "top1" else facts.metric
     rows = []

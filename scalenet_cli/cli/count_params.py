@@ -23,7 +23,7 @@ def count_params(
     """Count parameters: stored, executed, trainable, by group. No weights are read."""
     from scalenet_cli.cli import render
     from scalenet_cli.commands.count import count_params as count
-    from scalenet_cli.commands.options import parse_amount, require_at_most
+    from scalenet_cli.models.source_options import parse_amount, require_at_most
 
     if max_params is not None:
         parse_amount(max_params, "--max-params")

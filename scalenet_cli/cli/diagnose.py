@@ -16,7 +16,7 @@ from scalenet_cli.cli.options import (
     preprocessing,
     source_options,
 )
-from scalenet_cli.commands.streams import outlive_readers
+from scalenet_cli.files.standard_streams import outlive_readers
 
 
 def diagnose(
@@ -115,8 +115,8 @@ def diagnose(
     outlive_readers()
     from scalenet_cli.cli import diagnose_table, render
     from scalenet_cli.cli.progress import bars
-    from scalenet_cli.commands.diagnose import DiagnoseOptions
-    from scalenet_cli.commands.diagnose import diagnose as run
+    from scalenet_cli.diagnosis.diagnose import diagnose as run
+    from scalenet_cli.tasks.base import DiagnoseOptions
 
     how = DiagnoseOptions(
         split=split,

@@ -7,7 +7,7 @@ import typer
 from scalenet_cli.cli.render import table
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.diagnosis.report import (
+    from scalenet_cli.diagnosis.report import (
         BlockPlace,
         DiagnoseReport,
         ModelReport,

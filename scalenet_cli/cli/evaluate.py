@@ -17,10 +17,10 @@ from scalenet_cli.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.evaluate import EvalOptions
-    from scalenet_cli.commands.evaluate_language import LanguageOptions
-    from scalenet_cli.commands.options import SourceOptions
-    from scalenet_cli.commands.targets import TargetTask
+    from scalenet_cli.models.source_options import SourceOptions
+    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import LanguageOptions
+    from scalenet_cli.tasks.find_task import TargetTask
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalOptions
 
 
 def evaluate(
@@ -69,10 +69,10 @@ def evaluate(
     accuracy. TARGET may also be a run's folder, of which the best bundle is taken. Under torchrun,
     processes share the data.
     """
-    from scalenet_cli.commands.evaluate import EvalOptions
-    from scalenet_cli.commands.evaluate_language import LanguageOptions
-    from scalenet_cli.commands.targets import task_of
-    from scalenet_cli.commands.thresholds import parse_thresholds
+    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import LanguageOptions
+    from scalenet_cli.tasks.find_task import task_of
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalOptions
+    from scalenet_cli.tasks.thresholds import parse_thresholds
 
     task = task_of(target)
     _refuse_others(context_, task, target)
@@ -147,10 +147,10 @@ def _evaluate_images(
     as_json: bool,
 ) -> None:
     from scalenet_cli.cli import evaluate_table, render
-    from scalenet_cli.commands.evaluate import evaluate as run
-    from scalenet_cli.commands.evaluate import is_main_process
-    from scalenet_cli.commands.thresholds import require_thresholds
     from scalenet_cli.errors import OptionError
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate as run
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import is_main_process
+    from scalenet_cli.tasks.thresholds import require_thresholds
 
     if len(data) > 1:
         raise OptionError(f"--data is given {len(data)} times; for images it is one folder or tar")
@@ -173,9 +173,9 @@ def _evaluate_language(
     as_json: bool,
 ) -> None:
     from scalenet_cli.cli import evaluate_table, render
-    from scalenet_cli.commands.evaluate import is_main_process
-    from scalenet_cli.commands.evaluate_language import evaluate_language
-    from scalenet_cli.commands.thresholds import require_thresholds
+    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import evaluate_language
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import is_main_process
+    from scalenet_cli.tasks.thresholds import require_thresholds
 
     with evaluate_table.progress() as tick:
         report = evaluate_language(

@@ -10,13 +10,13 @@ import typer
 from scalenet_cli.cli.progress import bars
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.evaluate import EvalReport, Progress
-    from scalenet_cli.commands.evaluate_language import (
+    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import (
         AnswerReport,
         ChoiceReport,
         LanguageReport,
         PerplexityReport,
     )
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalReport, Progress
 
 _SHOWN = 20
 

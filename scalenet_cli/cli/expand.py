@@ -14,7 +14,7 @@ from scalenet_cli.cli.options import (
     Strict,
     source_options,
 )
-from scalenet_cli.commands.streams import outlive_readers
+from scalenet_cli.files.standard_streams import outlive_readers
 
 
 def expand(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from scalenet_cli.cli.options import Bundle, Json
-from scalenet_cli.commands.streams import outlive_readers
+from scalenet_cli.files.standard_streams import outlive_readers
 
 DataDir = Annotated[
     str,
@@ -227,11 +227,11 @@ def finetune(
     from scalenet_cli.cli import render
     from scalenet_cli.cli.progress import TerminalReporter
     from scalenet_cli.commands.finetune import finetune as run
-    from scalenet_cli.commands.finetune_setup import FinetuneOptions
     from scalenet_cli.plan.load_training import merge_settings
+    from scalenet_cli.tasks.base import FinetuneOptions
     from scalenet_cli.training.data import DataOptions
     from scalenet_cli.training.loop import Reporter
-    from scalenet_cli.training.session import Work
+    from scalenet_cli.training.run_training import Work
     from scalenet_cli.training.tensorboard import TensorBoardReporter
 
     chosen = DataOptions(

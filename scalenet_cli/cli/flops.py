@@ -27,7 +27,7 @@ def flops(
     """Count multiply-adds and FLOPs, in total and per block instance. No weights are read."""
     from scalenet_cli.cli import render
     from scalenet_cli.commands.count import flops as count
-    from scalenet_cli.commands.options import parse_amount, require_at_most
+    from scalenet_cli.models.source_options import parse_amount, require_at_most
 
     if max_macs is not None:
         parse_amount(max_macs, "--max-macs")

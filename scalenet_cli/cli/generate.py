@@ -69,8 +69,8 @@ def generate(
     Only the new text goes to stdout, piece by piece; with --json, the report alone.
     """
     from scalenet_cli.cli import render
-    from scalenet_cli.commands.generate import GenerateOptions, GenerateReport
-    from scalenet_cli.commands.generate import generate as run
+    from scalenet_cli.tasks.causal_lm.generation.generate import GenerateOptions, GenerateReport
+    from scalenet_cli.tasks.causal_lm.generation.generate import generate as run
 
     how = GenerateOptions(
         max_new_tokens, temperature, top_p, top_k, seed, template, system, tokenizer, device,

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scalenet_cli.commands.options import SourceOptions, parse_model_kwargs, parse_numbers
+from scalenet_cli.models.source_options import SourceOptions, parse_model_kwargs, parse_numbers
 
 Target = Annotated[
     str,

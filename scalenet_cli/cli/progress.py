@@ -10,7 +10,7 @@ import typer
 from scalenet_cli.training.world import this_world
 
 if TYPE_CHECKING:
-    from scalenet_cli.training.task import Scores
+    from scalenet_cli.training.training_task import Scores
 
 
 Tick = Callable[[str, int, int], None]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from scalenet_cli.cli.options import Json
-from scalenet_cli.commands.streams import outlive_readers
+from scalenet_cli.files.standard_streams import outlive_readers
 
 
 def quickstart(
@@ -21,7 +21,7 @@ def quickstart(
     outlive_readers()
     from scalenet_cli.cli import render
     from scalenet_cli.cli.progress import TerminalReporter
-    from scalenet_cli.commands.quickstart import quickstart as run
+    from scalenet_cli.quickstart import quickstart as run
 
     with TerminalReporter() as reporter:
         report = run(output, max_steps=max_steps, reporter=reporter)

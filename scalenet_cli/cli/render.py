@@ -11,14 +11,14 @@ from scalenet_cli.cli.picture import draw_layout
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scalenet_cli.bundle.reports import FlopReport, ParameterReport, Report
     from scalenet_cli.commands.expand import ExpandReport
     from scalenet_cli.commands.finetune import FinetuneReport
     from scalenet_cli.commands.inspection import CheckReport, InspectReport
-    from scalenet_cli.commands.new_blocks import NewBlocksReport
-    from scalenet_cli.commands.quickstart import QuickstartReport
     from scalenet_cli.commands.recipes import RecipeList
     from scalenet_cli.commands.verify import VerifyReport
+    from scalenet_cli.measure.new_blocks import NewBlocksReport
+    from scalenet_cli.quickstart import QuickstartReport
+    from scalenet_cli.reports.base import FlopReport, ParameterReport, Report
 
 R = TypeVar("R", bound="Report")
 

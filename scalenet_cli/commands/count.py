@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
-from scalenet_cli.bundle.reports import FlopReport, ParameterReport
-from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import ArchitectureMismatch, OptionError
+from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.plan.load import load_plan
+from scalenet_cli.reports.base import FlopReport, ParameterReport
 
 
 def count_params(
@@ -24,8 +24,8 @@ def count_params(
     if plan is None and is_bundle(Path(target)) and options == SourceOptions():
         return read_manifest(Path(target)).parameters
     document = load_plan(plan) if plan is not None else None
-    from scalenet_cli.commands.opening import describe
     from scalenet_cli.measure.params import count_parameters
+    from scalenet_cli.models.describe import describe
 
     described = describe(target, options, document)
     return count_parameters(described.model, described.layout, described.groups, described.train)
@@ -53,8 +53,8 @@ def flops(
         if input_size in (None, stored.input_size):
             return stored
     document = load_plan(plan) if plan is not None else None
-    from scalenet_cli.commands.opening import describe
     from scalenet_cli.measure.flops import count_flops
+    from scalenet_cli.models.describe import describe
 
     try:
         described = describe(target, options, document, image_size=input_size)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalenet_cli import __version__
 from scalenet_cli.bundle.background import background_writer
 from scalenet_cli.bundle.manifest import (
     FileEntry,
@@ -17,22 +16,23 @@ from scalenet_cli.bundle.manifest import (
     stage_entries,
 )
 from scalenet_cli.bundle.read import is_bundle
-from scalenet_cli.bundle.reports import FlopReport, NonFiniteTensor, ParameterReport, Report
 from scalenet_cli.bundle.staging import check_output, check_space, staged_bundle
 from scalenet_cli.bundle.tensor_files import base_files, new_files, write_file
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.bundle.write import carry_files, write_manifest, write_text
-from scalenet_cli.commands.card import model_card
-from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.commands.model_card import model_card
 from scalenet_cli.errors import OptionError, OutputExists, SourceNotFinite
 from scalenet_cli.families.sources import Source, open_source
 from scalenet_cli.files.lock import sole_writer
+from scalenet_cli.files.output_parts import require_outside_run
 from scalenet_cli.files.stop_requests import requests_wait
+from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.plan.load import PlanDocument, load_plan
-from scalenet_cli.training.run_folder import require_outside_run
+from scalenet_cli.reports.base import FlopReport, NonFiniteTensor, ParameterReport, Report
+from scalenet_cli.version import TOOL
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.planning import PlannedSurgery
+    from scalenet_cli.models.plan_surgery import PlannedSurgery
 
 # An allowance for headers, manifest and card when the disk is checked.
 _MARGIN_BYTES = 8_000_000
@@ -97,7 +97,7 @@ def expand_checkpoint(
         random_seed=None if dry_run else options.random_seed,
     )
     if dry_run:
-        from scalenet_cli.commands.planning import plan_surgery
+        from scalenet_cli.models.plan_surgery import plan_surgery
 
         planned = plan_surgery(source, document, options, checkpoint)
         return _report(planned, source, output, written=False)
@@ -146,7 +146,7 @@ def _write(
         with requests_wait():
             import numpy  # noqa: F401
 
-            from scalenet_cli.commands.planning import owned_tensors, plan_surgery
+            from scalenet_cli.models.plan_surgery import owned_tensors, plan_surgery
 
         planned = plan_surgery(source, document, options, checkpoint)
         report = _report(planned, source, output, written=True)
@@ -162,7 +162,7 @@ def _write(
         files |= writer.entries()
     manifest = Manifest(
         format=needed_format(files),
-        tool=f"scalenet-cli {__version__}",
+        tool=TOOL,
         source=_source_entry(source, files),
         plan=document.plan,
         seed=options.seed,

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Final
 
 from scalenet_cli.bundle.read import open_bundle
-from scalenet_cli.bundle.reports import HeadClasses, Report
-from scalenet_cli.commands.finetune_setup import FinetuneOptions, Setup, set_up, tool_name
-from scalenet_cli.commands.loading import load_bundle
-from scalenet_cli.commands.new_blocks import NewBlocksReport, judge_new_blocks
+from scalenet_cli.commands.finetune_setup import Setup, set_up
 from scalenet_cli.errors import LossNotFinite, StoppedOnRequest
 from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.measure.ablation import without_new_blocks
+from scalenet_cli.measure.new_blocks import NewBlocksReport, judge_new_blocks
 from scalenet_cli.measure.strength import strength_of_new_blocks
+from scalenet_cli.models.load import load_bundle
 from scalenet_cli.plan.schema import Group
+from scalenet_cli.reports.base import HeadClasses, Report
+from scalenet_cli.tasks.base import FinetuneOptions
 from scalenet_cli.training.compiling import compiling
 from scalenet_cli.training.contents import require_same_contents
 from scalenet_cli.training.curves import draw_curves
@@ -24,7 +25,8 @@ from scalenet_cli.training.failures import explained
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.quiet import Quiet
 from scalenet_cli.training.run_folder import RunFolder
-from scalenet_cli.training.session import Finished, carry_out
+from scalenet_cli.training.run_training import Finished, carry_out
+from scalenet_cli.version import TOOL
 
 _MEMORY_HINT: Final = (
     "a larger --accumulate with the same --batch-size, --gradient-checkpointing, or --precision "
@@ -86,7 +88,9 @@ def finetune(
     folder = RunFolder(Path(output))
     try:
         with ExitStack() as held, explained(memory=_MEMORY_HINT, worker=_WORKER_HINT):
-            devices.first(lambda: held.enter_context(_alone(folder, resume=options.resume)))
+            devices.run_on_main_rank(
+                lambda: held.enter_context(_alone(folder, resume=options.resume))
+            )
             return _finetune(bundle, data, folder, options, devices, reporter)
     except (LossNotFinite, StoppedOnRequest) as error:
         if devices.is_main:
@@ -111,13 +115,13 @@ def _finetune(
     devices: Devices,
     reporter: Reporter,
 ) -> FinetuneReport:
-    setup = devices.alike(lambda: set_up(bundle, data, folder, options, devices))
+    setup = devices.run_on_all_ranks(lambda: set_up(bundle, data, folder, options, devices))
     devices.require_same(_facts(setup, options))
     if options.resume and not setup.going_on:
         reporter.note("there is no run to resume yet, so a new one is started")
     if data.digest:
         reporter.note("--data-digest: all images are read once before the run goes on")
-    looked = devices.first(
+    looked = devices.run_on_main_rank(
         lambda: _look_and_create(setup, folder, read=data.digest), patience=READING
     )
     for note in looked or ():
@@ -126,7 +130,7 @@ def _finetune(
     for note in () if setup.going_on else setup.notes:
         reporter.note(note)
     # Only the main rank reads it again: on a network disk the others may not see it yet.
-    start = devices.first(folder.open_start) or setup.start.source
+    start = devices.run_on_main_rank(folder.open_start) or setup.start.source
     setup = replace(setup, subject=replace(setup.subject, bundle=start))
     try:
         with compiling() if setup.recipe.compile else nullcontext():
@@ -142,7 +146,7 @@ def _finetune(
         reporter.note(
             f"no evaluation was better than the one before training, which is of {folder.start}"
         )
-    devices.first(lambda: draw_curves(folder.metrics, folder.curves))
+    devices.run_on_main_rank(lambda: draw_curves(folder.metrics, folder.curves))
     return _report(folder, setup, finished, devices)
 
 
@@ -173,7 +177,7 @@ def _facts(setup: Setup, options: FinetuneOptions) -> dict[str, str]:
     """What has to be the same on all ranks; with other values they would train a mixture."""
     record = setup.record
     facts = {
-        "version": tool_name(),
+        "version": TOOL,
         "run": "one to resume" if setup.going_on else "none yet",
         "bundle": record.bundle,
         "--sharding": options.work.sharding,
@@ -205,9 +209,9 @@ def _look_and_create(setup: Setup, folder: RunFolder, *, read: bool) -> tuple[st
 def _report(
     folder: RunFolder, setup: Setup, finished: Finished, devices: Devices
 ) -> FinetuneReport:
-    shown = devices.first(lambda: open_bundle(folder.last).manifest.trained)
+    shown = devices.run_on_main_rank(lambda: open_bundle(folder.last).manifest.trained)
     last = devices.gather(shown)[0]
-    judged = devices.first(lambda: _judge(folder, setup, finished))
+    judged = devices.run_on_main_rank(lambda: _judge(folder, setup, finished))
     subject, recipe, progress = setup.subject, setup.recipe, finished.checkpointer.progress
     return FinetuneReport(
         run=str(folder.path),

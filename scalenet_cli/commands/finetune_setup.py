@@ -1,49 +1,27 @@
 """All that a run needs, opened and checked before anything is written."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from scalenet_cli import __version__
 from scalenet_cli.bundle.read import Bundle
-from scalenet_cli.bundle.reports import HeadClasses
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.trained import Start
-from scalenet_cli.commands.start_notes import silence_notes
-from scalenet_cli.errors import OptionError
 from scalenet_cli.families import family as find_family
+from scalenet_cli.models.start_notes import silence_notes
+from scalenet_cli.models.trained_model import TrainedModel
 from scalenet_cli.plan.load_training import load_training_recipe
-from scalenet_cli.plan.schema import GROUPS, Group
 from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
+from scalenet_cli.reports.base import HeadClasses
+from scalenet_cli.tasks.base import FinetuneOptions, Request
 from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.run_folder import RunFolder
 from scalenet_cli.training.run_record import RunRecord
-from scalenet_cli.training.session import Work, check_batch
-from scalenet_cli.training.subject import Subject
-from scalenet_cli.training.task import Task
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneOptions:
-    """What a run needs beside bundle, data and output.
-
-    ``settings`` are recipe entries that win over those of ``recipe``, which is a file or a shipped
-    name. ``num_classes`` or ``reset_head`` put a new head on an image classifier; by default a
-    number of classes that is not the model's does. ``ablation`` evaluates the trained model once
-    more without the blocks that were added.
-    """
-
-    recipe: str | Path | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    resume: bool = False
-    num_classes: int | None = None
-    reset_head: bool = False
-    device: str = "auto"
-    work: Work = field(default_factory=Work)
-    ablation: bool = True
+from scalenet_cli.training.run_training import check_batch
+from scalenet_cli.training.training_task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +36,7 @@ class Setup:
     start: Start
     task: Task
     record: RunRecord
-    subject: Subject
-    notes: tuple[str, ...] = ()
-    look: Look | None = None
-    classes: HeadClasses | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for, as each kind of task gets it. ``start`` is the bundle to train from."""
-
-    source: Bundle
-    start: Path
-    data: DataOptions
-    options: FinetuneOptions
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a kind of task makes of a request. ``subject`` reads the weights.
-
-    ``classes`` says how it is known which classes the head of an image classifier answers.
-    """
-
-    start: Start
-    task: Task
-    record: RunRecord
-    subject: Callable[[], Subject]
+    subject: TrainedModel
     notes: tuple[str, ...] = ()
     look: Look | None = None
     classes: HeadClasses | None = None
@@ -127,11 +79,11 @@ def _set_up(
     request = Request(source, folder.start if going_on else source.folder, data, options)
     # Each task's own module, because the other's libraries may not be installed.
     if kind == "images":
-        from scalenet_cli.commands.finetune_images import prepare_images
+        from scalenet_cli.tasks.image_classification.prepare_run import prepare_images
 
         parts = prepare_images(request, cast(ImageRecipe, recipe))
     else:
-        from scalenet_cli.commands.finetune_language import prepare_language
+        from scalenet_cli.tasks.causal_lm.prepare_run import prepare_language
 
         parts = prepare_language(request, cast(LanguageRecipe, recipe))
     if going_on:
@@ -145,7 +97,7 @@ def _set_up(
     )  # fmt: skip
 
 
-def _silence(subject: Subject) -> Iterator[str]:
+def _silence(subject: TrainedModel) -> Iterator[str]:
     """A note where new blocks start without effect, and the run leaves it so."""
     manifest = subject.manifest
     if manifest.trained is None or "gates" not in manifest.trained.groups:
@@ -161,42 +113,3 @@ def _recipe(folder: RunFolder | None, options: FinetuneOptions, kind: TaskName) 
     if folder is not None and reference is None:
         reference = folder.path / "recipe.yaml"
     return load_training_recipe(reference, options.settings, kind)
-
-
-def tool_name() -> str:
-    """What a run's record says of the program that began it."""
-    return f"scalenet-cli {__version__}"
-
-
-def train_set(
-    groups: Mapping[str, Group],
-    planned: tuple[Group, ...],
-    recipe: Recipe,
-    *,
-    new_head: bool = False,
-) -> tuple[Group, ...]:
-    """The recipe's groups, or else the planned ones; a new head is always one of them.
-
-    ``groups`` has that of every tensor of the model.
-
-    Raises:
-        OptionError: the model has no tensors of a group, or `lr_scale` names one that rests.
-    """
-    present = set(groups.values())
-    wanted = set(planned)
-    if recipe.train is not None:
-        wanted = set(present) if recipe.train == "all" else set(recipe.train)
-    lacking = [group for group in GROUPS if group in wanted - present]
-    if lacking:
-        raise OptionError(
-            f"train names {lacking[0]}, but the model has no such tensors",
-            hint=f"groups of this model: {', '.join(g for g in GROUPS if g in present)}",
-        )
-    trained = tuple(g for g in GROUPS if g in wanted or (new_head and g == "head"))
-    idle = [group for group in recipe.lr_scale if group not in trained]
-    if idle:
-        raise OptionError(
-            f"lr_scale names {idle[0]}, but no such tensors are trained",
-            hint=f"groups that are trained: {', '.join(trained)}",
-        )
-    return trained

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
-from scalenet_cli.bundle.reports import NonFiniteTensor, ParameterReport, Report
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
-from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.plan.load import PlanDocument, load_plan
 from scalenet_cli.plan.schema import ExpansionPlan
+from scalenet_cli.reports.base import NonFiniteTensor, ParameterReport, Report
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.opening import Described
+    from scalenet_cli.models.describe import Described
 
 
 class StageReport(Report):
@@ -62,8 +62,8 @@ def inspect(
         ScalenetError: the target or the plan cannot be used.
     """
     document = load_plan(plan) if plan is not None else None
-    from scalenet_cli.commands.opening import describe
     from scalenet_cli.measure.params import count_parameters
+    from scalenet_cli.models.describe import describe
 
     described = describe(target, options or SourceOptions(), document)
     refs = described.family.stages(described.model)
@@ -126,9 +126,9 @@ def _scaled(
     target: str, document: PlanDocument, options: SourceOptions
 ) -> "tuple[Described, tuple[str, ...]]":
     """The scaled model; of a checkpoint after all that `expand` does before it writes."""
-    from scalenet_cli.commands.opening import describe
-    from scalenet_cli.commands.planning import plan_surgery
     from scalenet_cli.families.sources import open_source
+    from scalenet_cli.models.describe import describe
+    from scalenet_cli.models.plan_surgery import plan_surgery
 
     if is_bundle(bundle_folder(Path(target))):
         return describe(target, options, document), ()

@@ -2,10 +2,10 @@
 
 from itertools import takewhile
 
-from scalenet_cli.bundle.reports import Report
 from scalenet_cli.plan.load import load_plan
 from scalenet_cli.plan.load_study import load_study
 from scalenet_cli.plan.recipes import recipe_names, recipe_path, study_names, training_recipe_names
+from scalenet_cli.reports.base import Report
 
 
 class RecipeRow(Report):

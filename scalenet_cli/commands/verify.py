@@ -4,10 +4,8 @@ from pathlib import Path
 
 from scalenet_cli.bundle.digests import check_digests, scan_place
 from scalenet_cli.bundle.read import Bundle, tensor_places
-from scalenet_cli.bundle.reports import NonFiniteTensor, Report
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
-from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.errors import (
     ArchitectureMismatch,
     BundleNotFinite,
@@ -16,6 +14,8 @@ from scalenet_cli.errors import (
     SourceMismatch,
     UnknownArchitecture,
 )
+from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.reports.base import NonFiniteTensor, Report
 
 
 class VerifyReport(Report):
@@ -75,7 +75,7 @@ def _verify(
             where=name,
             hint="expand a sound checkpoint; or leave out --strict",
         )
-    from scalenet_cli.commands.loading import load
+    from scalenet_cli.models.load import load
 
     load(opened.folder, check=False)
     manifest = opened.manifest
@@ -104,9 +104,9 @@ def _recount(bundle: Bundle, non_finite: tuple[NonFiniteTensor, ...]) -> None:
 
     Whoever wrote a bundle before NaN was counted recorded none.
     """
-    from scalenet_cli.commands.opening import describe
     from scalenet_cli.measure.flops import count_flops
     from scalenet_cli.measure.params import count_parameters
+    from scalenet_cli.models.describe import describe
 
     found = describe(str(bundle.folder), SourceOptions())
     stored = bundle.manifest.flops

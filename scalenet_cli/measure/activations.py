@@ -7,7 +7,7 @@ from typing import Final, final
 
 import torch
 
-from scalenet_cli.measure.probe import exact
+from scalenet_cli.measure.model_outputs import exact
 
 # The paper's: values are clipped to [-10, 10].
 CLIP: Final = 10.0

@@ -11,11 +11,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scalenet_cli.bundle.reports import FlopReport, InstanceFlops
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
 from scalenet_cli.measure.throughput import logits_of, loss_of
 from scalenet_cli.plan.layout import Layout
+from scalenet_cli.reports.base import FlopReport, InstanceFlops
 
 
 def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> FlopReport:

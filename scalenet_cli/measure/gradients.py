@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from scalenet_cli.families.base import Family
-from scalenet_cli.measure.probe import ExecutedBlock, Samples, Score, answer, exact, executed_blocks
+from scalenet_cli.measure.model_outputs import (
+    ExecutedBlock,
+    Samples,
+    Score,
+    answer,
+    exact,
+    executed_blocks,
+)
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.surgery import group_parameters
 

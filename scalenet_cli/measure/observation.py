@@ -12,7 +12,7 @@ from torch import nn
 from scalenet_cli.errors import LossNotFinite, OptionError
 from scalenet_cli.measure.ablation import adapted_linears
 from scalenet_cli.measure.activations import Histogram, HistogramSum
-from scalenet_cli.measure.probe import (
+from scalenet_cli.measure.model_outputs import (
     ExecutedBlock,
     Samples,
     Score,

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from scalenet_cli.bundle.reports import InstanceParameters, ParameterReport
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import GROUPS, Group
+from scalenet_cli.reports.base import InstanceParameters, ParameterReport
 
 
 def count_parameters(

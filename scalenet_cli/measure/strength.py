@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from scalenet_cli.adapters.bottleneck import BottleneckAdapter
-from scalenet_cli.measure.probe import executed_blocks
+from scalenet_cli.measure.model_outputs import executed_blocks
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.surgery.instance import AdjustedLinear
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from scalenet_cli.bundle.trained import write_trained
 from scalenet_cli.errors import RunStateDamaged
+from scalenet_cli.models.trained_model import TrainedModel
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.optimization import Average
@@ -23,8 +24,7 @@ from scalenet_cli.training.state import (
     restore_optimizer,
     write_state,
 )
-from scalenet_cli.training.subject import Subject
-from scalenet_cli.training.task import Scores, Task
+from scalenet_cli.training.training_task import Scores, Task
 
 _UNSEALED: Final = (
     "an earlier version saved the state and gave it no digest, so damage to its numbers cannot be "
@@ -74,7 +74,7 @@ class Checkpointer:
     def __init__(
         self,
         folder: RunFolder,
-        subject: Subject,
+        subject: TrainedModel,
         task: Task,
         trained: dict[str, nn.Parameter],
         optimizer: Any,
@@ -199,7 +199,7 @@ class Checkpointer:
         if result is not None and better:
             progress.best_step = progress.step
             progress.best = result.metrics[self._task.metric]
-        self._devices.first(
+        self._devices.run_on_main_rank(
             lambda: self._write(chosen, tensors, numbers, better=better, average=average)
         )
         self.saved_step = progress.step

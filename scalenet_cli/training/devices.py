@@ -73,7 +73,9 @@ class Devices:
             distributed.all_gather_object(items, item, group)
         return items
 
-    def first(self, work: Callable[[], T], *, patience: timedelta | None = None) -> T | None:
+    def run_on_main_rank(
+        self, work: Callable[[], T], *, patience: timedelta | None = None
+    ) -> T | None:
         """Does something on the main rank alone; the others wait, and end where it fails.
 
         They wait for as long as ``patience``, or by default as for any other message.
@@ -100,7 +102,7 @@ class Devices:
             raise SystemExit(status)
         return result
 
-    def alike(self, work: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, work: Callable[[], T]) -> T:
         """Does something on every rank; where one fails, all end, and each failure is told once.
 
         Raises:
@@ -128,7 +130,7 @@ class Devices:
             SystemExit: with its exit status, on the others.
         """
         everywhere = self.gather(dict(facts))
-        self.alike(lambda: _compare(everywhere))
+        self.run_on_all_ranks(lambda: _compare(everywhere))
 
 
 def _compare(everywhere: Sequence[Mapping[str, str]]) -> None:

@@ -9,7 +9,7 @@ from scalenet_cli.plan.training import Recipe
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.order import StepSampler, rank_share
 from scalenet_cli.training.seeding import prepare_worker
-from scalenet_cli.training.task import Task
+from scalenet_cli.training.training_task import Task
 
 
 def training_loader(

@@ -17,7 +17,7 @@ from scalenet_cli.training.devices import Devices, answered
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import Parallel
 from scalenet_cli.training.schedule import Schedule
-from scalenet_cli.training.task import EvaluationMode, Scores, Skipped, Task
+from scalenet_cli.training.training_task import EvaluationMode, Scores, Skipped, Task
 
 
 class Reporter(Protocol):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import final
 
-from scalenet_cli.training.task import Scores
+from scalenet_cli.training.training_task import Scores
 
 
 @final

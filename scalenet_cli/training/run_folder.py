@@ -14,7 +14,6 @@ from scalenet_cli.bundle.staging import staged_bundle
 from scalenet_cli.bundle.trained import Start, copy_start
 from scalenet_cli.errors import (
     NotARun,
-    OutputExists,
     OutputUnwritable,
     RunDiffers,
     RunExists,
@@ -22,15 +21,21 @@ from scalenet_cli.errors import (
 )
 from scalenet_cli.families.sources.json_text import parse_json
 from scalenet_cli.files.durable import fsync_path
+from scalenet_cli.files.output_parts import (
+    BEST,
+    CURVES,
+    LAST,
+    METRICS,
+    RECIPE,
+    RUN_RECORD,
+    START,
+    TIMINGS,
+    is_run,
+)
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.training import Recipe
 from scalenet_cli.training.run_record import FORMAT, RunRecord, compare_records
 
-RECORD: Final = "run.json"
-RECIPE: Final = "recipe.yaml"
-METRICS: Final = "metrics.jsonl"
-TIMINGS: Final = "timings.jsonl"
-CURVES: Final = "curves.png"
 MAX_RECORD_BYTES: Final = 100_000_000
 
 
@@ -47,15 +52,12 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.start, self.last, self.best = path / "start", path / "last", path / "best"
+        self.start, self.last, self.best = path / START, path / LAST, path / BEST
         self.metrics, self.timings, self.curves = path / METRICS, path / TIMINGS, path / CURVES
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        try:
-            return (self.path / RECORD).is_file()
-        except (OSError, ValueError):
-            return False
+        return is_run(self.path)
 
     def create(self, start: Start, record: RunRecord, recipe: Recipe) -> None:
         """Makes the folder with the bundle to start from, whole or not at all.
@@ -79,8 +81,8 @@ class RunFolder:
             own = record.model_copy(update={"recipe": hashlib.sha256(text).hexdigest()})
             content = own.model_dump(mode="json")
             content["digest"] = digest_content(content)
-            (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            for name in (RECIPE, METRICS, RECORD):
+            (folder / RUN_RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            for name in (RECIPE, METRICS, RUN_RECORD):
                 fsync_path(folder / name)
 
     def require_absent(self) -> None:
@@ -118,21 +120,21 @@ class RunFolder:
             RunStateDamaged: it was changed after it was written.
         """
         try:
-            if (self.path / RECORD).stat().st_size > MAX_RECORD_BYTES:
+            if (self.path / RUN_RECORD).stat().st_size > MAX_RECORD_BYTES:
                 raise ValueError("too large")
-            content = parse_json((self.path / RECORD).read_bytes())
+            content = parse_json((self.path / RUN_RECORD).read_bytes())
             if content["format"] != FORMAT:
                 raise ValueError("another format")
             if "digest" in content and content["digest"] != digest_content(content):
                 raise RunStateDamaged(
-                    f"{RECORD} is not what was written: its digest differs from its content",
+                    f"{RUN_RECORD} is not what was written: its digest differs from its content",
                     where=str(self.path),
                     hint="put the file back as it was; last/ and best/ are bundles of their own",
                 )
             return RunRecord.model_validate(content)
         except (OSError, ValidationError, ValueError, TypeError, LookupError):
             raise NotARun(
-                f"the folder has no {RECORD} that this version understands",
+                f"the folder has no {RUN_RECORD} that this version understands",
                 where=str(self.path),
                 hint="choose another -o to start a run; last/ and best/ are bundles of their own",
             ) from None
@@ -184,7 +186,7 @@ class RunFolder:
             )
         if self.open_start().manifest.digest != record.bundle:
             raise RunStateDamaged(
-                f"start/ is not the bundle that {RECORD} names", where=str(self.path)
+                f"start/ is not the bundle that {RUN_RECORD} names", where=str(self.path)
             )
 
     def require_metrics(self, written: FileStart) -> None:
@@ -242,22 +244,6 @@ class RunFolder:
             return hashlib.sha256().hexdigest()
         with self.metrics.open("rb") as file:
             return hashlib.sha256(file.read(num_bytes)).hexdigest()
-
-
-def require_outside_run(output: Path) -> None:
-    """The output is not one of the bundles of a run, which belong to its state.
-
-    Raises:
-        OutputExists: it is.
-    """
-    place = output.resolve()
-    run = RunFolder(place.parent)
-    if run.exists() and place in (run.start, run.last, run.best):
-        raise OutputExists(
-            "the output is part of a run, which could not be resumed without it",
-            where=str(output),
-            hint="choose another -o",
-        )
 
 
 def _has_digest(path: Path, digest: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, final
 
 from scalenet_cli.errors import MissingExtra, install_hint
 from scalenet_cli.training.loop import Reporter
-from scalenet_cli.training.task import Scores
+from scalenet_cli.training.training_task import Scores
 
 
 @final

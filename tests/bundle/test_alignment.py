@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from scalenet_cli import expand_checkpoint, load, verify
 from scalenet_cli.bundle import tensor_files
 from scalenet_cli.bundle.tensor_files import TensorFile, write_file
-from scalenet_cli.commands.loading import load_bundle
-from scalenet_cli.commands.models import open_model
 from scalenet_cli.families.sources.safetensors_file import read_header
 from scalenet_cli.families.sources.tensors import hold
+from scalenet_cli.models.load import load_bundle
+from scalenet_cli.tasks.image_classification.load_model import open_model
 from tests.cli.helpers import change_manifest
 from tests.laws.building import make_plan, sources_of, write_plan, write_source
 from tests.laws.oracle import run_in_mapping_order

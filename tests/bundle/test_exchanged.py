@@ -19,9 +19,9 @@ from scalenet_cli import expand_checkpoint, load
 from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.bundle.staging import staged_bundle
 from scalenet_cli.bundle.trained import Start, copy_start
-from scalenet_cli.commands.options import SourceOptions
 from scalenet_cli.commands.verify import verify
 from scalenet_cli.errors import BundleDigestMismatch, BundleExchanged
+from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.plan.load import plan_from_dict
 from tests.laws.building import write_source
 from tests.models import tiny_case
@@ -92,12 +92,12 @@ def once(
 SEAMS = [
     ("bundle.read.read_manifest", False),
     ("bundle.read.read_manifest", True),
-    ("commands.loading.check_digests", False),
+    ("models.load.check_digests", False),
     ("bundle.digests.tensor_places", True),
-    ("commands.loading.check_digests", True),
-    ("commands.loading.map_tensors", True),
-    ("commands.loading.load_plan", False),
-    ("commands.loading.rescale", False),
+    ("models.load.check_digests", True),
+    ("models.load.map_tensors", True),
+    ("models.load.load_plan", False),
+    ("models.load.rescale", False),
 ]
 
 
@@ -131,7 +131,7 @@ def test_what_is_mapped_was_checked(
     changed[-1] ^= 1
     (tmp_path / "changed").write_bytes(changed)
     event = lambda: os.replace(tmp_path / "changed", place / "model.safetensors")  # noqa: E731, PTH105
-    once(monkeypatch, "commands.loading.check_digests", event, after=True)
+    once(monkeypatch, "models.load.check_digests", event, after=True)
     with pytest.raises(BundleDigestMismatch):
         load(place)
 
@@ -169,7 +169,7 @@ WRITER = """
 import sys, time
 import scalenet_cli.files.staged_folder as staging
 from scalenet_cli import expand_checkpoint
-from scalenet_cli.commands.options import SourceOptions
+from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.plan.load import plan_from_dict
 if sys.argv[1] == "renames":
     staging._exchange = lambda one, other: False

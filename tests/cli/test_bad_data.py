@@ -74,7 +74,7 @@ def test_classes_that_are_not_the_models(denied: Denied, tmp_path: Path) -> None
 
 
 def test_targets_out_of_range(denied: Denied, tmp_path: Path, images: Path) -> None:
-    from tests.vision.test_readers import add, write_shards
+    from tests.tasks.image_classification.test_readers import add, write_shards
 
     write_shards(tmp_path / "w")  # targets from 0 to 6, without names
     flags = ("--dataset", "wds/x", "--split", "x-val-{0000..0001}.tar")

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from scalenet_cli.commands import result_files
 from scalenet_cli.files import staged_file
+from scalenet_cli.tasks import result_files
 from tests.cli.helpers import DATA, THRESHOLD, USAGE, Run, refuse, write_bundle, write_decoder
 from tests.images import OPTIONS, write_classifier, write_images
 

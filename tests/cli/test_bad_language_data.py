@@ -20,7 +20,7 @@ from tests.cli.helpers import (
     write_decoder,
 )
 from tests.images import OPTIONS, write_classifier, write_images
-from tests.language.helpers import (
+from tests.tasks.causal_lm.helpers import (
     questions,
     write_lines,
     write_model,

@@ -191,7 +191,7 @@ def test_output_that_cannot_be_written_at_the_end_is_no_success() -> None:
 def test_a_lost_stdout_hides_no_other_error() -> None:
     code = (
         "import sys; from scalenet_cli.cli import app as cli\n"
-        "from scalenet_cli.commands.streams import outlive_readers\n"
+        "from scalenet_cli.files.standard_streams import outlive_readers\n"
         "def app():\n"
         "    outlive_readers()\n"
         "    print('the disk is full', flush=True)\n"

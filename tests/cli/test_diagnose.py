@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from scalenet_cli import SourceOptions, load
-from scalenet_cli.commands.diagnose import DiagnoseOptions, diagnose
-from scalenet_cli.commands.diagnosis.report import DiagnoseReport
+from scalenet_cli.diagnosis.diagnose import diagnose
+from scalenet_cli.diagnosis.report import DiagnoseReport
 from scalenet_cli.errors import OptionError
+from scalenet_cli.tasks.base import DiagnoseOptions
 from tests.cli.helpers import (
     DATA,
     USAGE,
@@ -105,7 +106,7 @@ def assert_output_is_kept(run: Run, arguments: tuple[object, ...], output: Path)
     says = ("add --force to replace a report",)
     refuse(run, folder, *quick, status=USAGE, code="output-exists", says=says)
     numbers = (output / "report.json").read_bytes()
-    with patch("scalenet_cli.commands.diagnosis.plots.draw_plots", write_three):
+    with patch("scalenet_cli.diagnosis.plots.draw_plots", write_three):
         with in_use(output):
             refuse(run, folder, *quick, "--force", status=DATA, code="output-in-use")
         replaced = run(*quick, "--force")
@@ -292,7 +293,7 @@ def test_samples_and_features_of_both_models_have_to_fit(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six images of 3 KiB, and six features of 32 channels per block, of either model."""
-    monkeypatch.setattr("scalenet_cli.commands.diagnosis.models.MAX_HELD_BYTES", 30_000)
+    monkeypatch.setattr("scalenet_cli.measure.diagnosed_model.MAX_HELD_BYTES", 30_000)
     quick(root, "vit-source", "pictures")
     with pytest.raises(OptionError, match="for both models") as raised:
         quick(root, "vit", "pictures", against=root / "vit-source")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from scalenet_cli.language.harness import check_tasks
+from scalenet_cli.tasks.causal_lm.evaluation.lm_eval_tasks import check_tasks
 from tests.cli.helpers import DATA, USAGE, Run, refuse
-from tests.language.helpers import (
+from tests.tasks.causal_lm.helpers import (
     TASK,
     TEMPLATE,
     questions,
@@ -46,7 +46,7 @@ def test_a_folder_of_own_tasks(
     pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     alone = partial(check_tasks, defaults=False)  # reading all of lm-eval's own takes long
-    monkeypatch.setattr("scalenet_cli.commands.evaluate_language_session.check_tasks", alone)
+    monkeypatch.setattr("scalenet_cli.tasks.causal_lm.evaluation.session.check_tasks", alone)
     data = write_lines(tmp_path / "data.jsonl", questions(5))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "local.yaml").write_text(TASK.format(path=json.dumps(str(data))))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scalenet_cli.commands.language_models import tokenizer_folder
 from scalenet_cli.families.sources import open_source
-from scalenet_cli.language.tokenizers import load_tokenizer
-from tests.language.helpers import write_model
+from scalenet_cli.tasks.causal_lm.data.tokenizers import load_tokenizer
+from scalenet_cli.tasks.causal_lm.load_model import tokenizer_folder
+from tests.tasks.causal_lm.helpers import write_model
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from torch import nn
 
 from scalenet_cli import load
 from scalenet_cli.commands.expand import expand_checkpoint
-from scalenet_cli.commands.opening import stage_shapes
 from scalenet_cli.errors import BundleTieBroken, CannotFold
+from scalenet_cli.models.describe import stage_shapes
 from scalenet_cli.plan.resolve import resolve_layout
 from scalenet_cli.surgery import expand, verify_ties
 from scalenet_cli.surgery.ties import keys_by_parameter

@@ -14,8 +14,15 @@ from scalenet_cli.errors import OptionError
 from scalenet_cli.measure.ablation import adapted_linears, skipped, without_adapters
 from scalenet_cli.measure.activations import CLIP, NUM_BINS, HistogramSum, sampled_depths
 from scalenet_cli.measure.gradients import measure_gradients
+from scalenet_cli.measure.model_outputs import (
+    IGNORED,
+    Samples,
+    answer,
+    executed_blocks,
+    listening,
+    score,
+)
 from scalenet_cli.measure.observation import Observation, observe
-from scalenet_cli.measure.probe import IGNORED, Samples, answer, executed_blocks, listening, score
 from scalenet_cli.plan.layout import Layout, stage_layout
 from scalenet_cli.surgery.untie import untie
 from tests.laws.building import make_model, make_plan, randomise_instances, sources_of

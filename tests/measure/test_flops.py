@@ -6,13 +6,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from scalenet_cli import SourceOptions, flops
-from scalenet_cli.bundle.reports import FlopReport
-from scalenet_cli.commands.loading import expand_module
-from scalenet_cli.commands.opening import stage_shapes
 from scalenet_cli.measure.flops import count_flops, count_pass
 from scalenet_cli.measure.throughput import logits_of, loss_of
+from scalenet_cli.models.describe import stage_shapes
+from scalenet_cli.models.load import expand_module
 from scalenet_cli.plan.resolve import plain_layout, resolve_layout
 from scalenet_cli.plan.schema import GROUPS, Group
+from scalenet_cli.reports.base import FlopReport
 from scalenet_cli.surgery import group_parameters
 from scalenet_cli.surgery.instance import AdjustedLinear
 from tests.laws.building import make_plan

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scalenet_cli.commands.opening import stage_shapes
 from scalenet_cli.measure.params import count_parameters
+from scalenet_cli.models.describe import stage_shapes
 from scalenet_cli.plan.resolve import resolve_layout
 from scalenet_cli.plan.train import resolve_train
 from scalenet_cli.surgery import expand

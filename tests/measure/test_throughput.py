@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from scalenet_cli import BenchOptions, SourceOptions, bench, count_params, flops
-from scalenet_cli.commands.bench_report import BenchReport, PassReport, RatioReport, VariantReport
-from scalenet_cli.commands.opening import describe
-from scalenet_cli.commands.variants import make_variants, materialise
+from scalenet_cli.benchmark.report import BenchReport, PassReport, RatioReport, VariantReport
+from scalenet_cli.benchmark.variants import make_variants, materialise
 from scalenet_cli.errors import OptionError
 from scalenet_cli.measure.memory import training_memory
 from scalenet_cli.measure.throughput import TrainingStep, make_work, take_turns
+from scalenet_cli.models.describe import describe
 from scalenet_cli.plan.load import load_plan
 from tests.conftest import PLAN
 from tests.models import ARCHITECTURES

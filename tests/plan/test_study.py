@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from scalenet_cli.commands.options import parse_model_kwargs
 from scalenet_cli.errors import PlanErrors
+from scalenet_cli.models.source_options import parse_model_kwargs
 from scalenet_cli.plan.load_study import load_study, parse_study
 from scalenet_cli.plan.load_training import parse_settings
 from scalenet_cli.plan.recipes import study_names

@@ -7,9 +7,9 @@ import pytest
 
 from scalenet_cli import expand_checkpoint
 from scalenet_cli.commands.finetune import FinetuneReport, finetune
-from scalenet_cli.commands.finetune_setup import FinetuneOptions
+from scalenet_cli.tasks.base import FinetuneOptions
 from scalenet_cli.training.data import DataOptions
-from scalenet_cli.training.session import Work
+from scalenet_cli.training.run_training import Work
 from tests.slow.test_real_weights import VIT, asset, write_plan
 
 pytestmark = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 from typer.testing import Result
 
-from scalenet_cli.language.records import read_records
-from scalenet_cli.language.tokenizers import load_tokenizer
-from tests.language.helpers import TASK, write_lines
+from scalenet_cli.tasks.causal_lm.data.records import read_records
+from scalenet_cli.tasks.causal_lm.data.tokenizers import load_tokenizer
 from tests.slow.test_real_weights import asset
+from tests.tasks.causal_lm.helpers import TASK, write_lines
 
 pytestmark = [pytest.mark.assets, pytest.mark.slow]
 IDENTITY = "version: 1\nmapping: interpolate\nfactor: 2\nadapter: {dim: 16}\nstart: identity\n"

@@ -19,12 +19,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from scalenet_cli import expand_checkpoint
 from scalenet_cli.commands.finetune import FinetuneReport, finetune
-from scalenet_cli.commands.finetune_setup import FinetuneOptions
 from scalenet_cli.plan.load import plan_from_dict
 from scalenet_cli.surgery.groups import freeze
+from scalenet_cli.tasks.base import FinetuneOptions
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.loop import Reporter
-from scalenet_cli.training.session import Work
+from scalenet_cli.training.run_training import Work
 from tests.laws.building import write_source
 from tests.models import TinyCase, tiny_case
 
@@ -239,7 +239,7 @@ def watched() -> Iterator[Watch]:
 
     handle = register_optimizer_step_post_hook(see)
     try:
-        with patch("scalenet_cli.training.session.freeze", spy):
+        with patch("scalenet_cli.training.run_training.freeze", spy):
             yield watch
     finally:
         handle.remove()

@@ -16,7 +16,7 @@ import pytest
 from scalenet_cli import load
 from scalenet_cli.cli.app import main
 from scalenet_cli.cli.progress import TerminalReporter
-from scalenet_cli.vision.evaluate import Evaluation
+from scalenet_cli.tasks.image_classification.evaluation.accuracy import Evaluation
 from tests.training.children import Child, Server, as_rank, free_port
 from tests.training.runs import HEAD_NOTE, RECIPE, contents, metrics, slow
 

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from scalenet_cli.commands.finetune import finetune
-from scalenet_cli.commands.finetune_setup import FinetuneOptions
 from scalenet_cli.errors import ImageUnreadable, RunDiffers
+from scalenet_cli.tasks.base import FinetuneOptions
+from scalenet_cli.tasks.image_classification.data.fingerprint import content_record
+from scalenet_cli.tasks.image_classification.data.splits import open_split
 from scalenet_cli.training.data import DataOptions
-from scalenet_cli.training.session import Work
-from scalenet_cli.vision.fingerprint import content_record
-from scalenet_cli.vision.splits import open_split
+from scalenet_cli.training.run_training import Work
 from tests.training.runs import PLAIN, Listener, contents, slow, write_data
 
 ONE_STEP = {**PLAIN, "max_steps": 1, "batch_size": 4}

@@ -15,8 +15,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from scalenet_cli import load, verify
 from scalenet_cli.bundle.read import open_bundle
-from scalenet_cli.language.samples import grouped_order
 from scalenet_cli.surgery import verify_ties
+from scalenet_cli.tasks.causal_lm.data.samples import grouped_order
 from tests.training.children import Server
 from tests.training.runs import (
     BOUND,

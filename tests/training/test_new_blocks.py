@@ -14,8 +14,8 @@ from typer.testing import Result
 
 from scalenet_cli import load
 from scalenet_cli.bundle.read import open_bundle
-from scalenet_cli.commands.new_blocks import NewBlocksReport, judge_new_blocks
 from scalenet_cli.errors import OptionError, PlanErrors
+from scalenet_cli.measure.new_blocks import NewBlocksReport, judge_new_blocks
 from scalenet_cli.measure.strength import Strength
 from scalenet_cli.plan.load_training import load_training_recipe
 from tests.cli.helpers import Run

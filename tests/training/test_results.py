@@ -12,7 +12,7 @@ from scalenet_cli import ScalenetError, count_params, load, verify
 from scalenet_cli.bundle.manifest import Manifest, TrainedEntry
 from scalenet_cli.bundle.read import map_tensors, open_bundle
 from scalenet_cli.bundle.trained import write_trained
-from scalenet_cli.commands.loading import load_bundle
+from scalenet_cli.models.load import load_bundle
 from scalenet_cli.surgery import verify_ties
 from tests.models import TinyCase, tiny_case
 from tests.training.runs import (

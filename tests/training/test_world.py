@@ -307,7 +307,7 @@ def wait_for_first(variables: Mapping[str, str], patience: timedelta | None) -> 
     """A rank of two that give each other up after a second; the first one works for three."""
     os.environ |= {**variables, "OMP_NUM_THREADS": "1"}
     devices.SILENCE = timedelta(seconds=1)  # type: ignore[misc]
-    open_devices("cpu").first(lambda: time.sleep(3), patience=patience)
+    open_devices("cpu").run_on_main_rank(lambda: time.sleep(3), patience=patience)
 
 
 @pytest.mark.slow

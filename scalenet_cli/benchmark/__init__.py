@@ -1,0 +1,1 @@
+"""``scalenet bench``: time and memory of a scaled model, beside its base."""

@@ -1,1 +1,0 @@
-"""The parts of ``diagnose``: what is opened, measured, drawn and written."""

@@ -1,1 +1,0 @@
-"""The parts of ``compare``: arms, their plans and cost, cells, jobs, results."""

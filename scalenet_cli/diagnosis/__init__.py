@@ -1,0 +1,1 @@
+"""``scalenet diagnose``: how the blocks of a model share the work."""

@@ -1,1 +1,0 @@
-"""Language models: records of text, tokenizers, and what is measured on them."""

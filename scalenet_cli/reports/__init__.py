@@ -1,0 +1,1 @@
+"""What commands report: schemas, labels of metrics, tables and plots."""

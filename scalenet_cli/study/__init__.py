@@ -1,0 +1,1 @@
+"""``scalenet compare``: arms of one source, trained side by side over seeds."""

@@ -1,0 +1,1 @@
+"""What models are for: one folder per task, and the table of them."""

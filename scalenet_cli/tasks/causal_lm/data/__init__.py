@@ -1,0 +1,1 @@
+"""Records of text: where they lie, and how they become tokens."""

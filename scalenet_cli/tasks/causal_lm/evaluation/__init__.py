@@ -1,0 +1,1 @@
+"""Perplexity, answers, multiple choice and tasks of lm-eval."""

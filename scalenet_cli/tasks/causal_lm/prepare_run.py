@@ -1,0 +1,81 @@
+"""Sets up a run of a causal language model: records, tokenizer, sequences."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scalenet_cli.bundle.trained import Start, start_with
+from scalenet_cli.errors import OptionError
+from scalenet_cli.families.sources.carried import is_tokenizer_file, tokenizer_files
+from scalenet_cli.models.describe import describe
+from scalenet_cli.models.load import load_bundle
+from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.trained_model import TrainedModel
+from scalenet_cli.plan.training import LanguageRecipe
+from scalenet_cli.tasks.base import Parts, Request
+from scalenet_cli.tasks.causal_lm.data.corpus import Corpus, open_corpus
+from scalenet_cli.tasks.causal_lm.training_task import LanguageTask
+from scalenet_cli.training.run_record import RunRecord, SplitRecord
+from scalenet_cli.training.trained_groups import train_set
+from scalenet_cli.version import TOOL
+
+
+def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
+    """Task, record and model of a run; the model's weights are read when they are asked for.
+
+    Raises:
+        DataError, OptionError, CheckpointError: the data or the tokenizer cannot be used.
+    """
+    data, folder = request.data, request.source.folder
+    _refuse_image_options(request)
+    config: Any = describe(str(folder), SourceOptions()).model.config
+    # A run that goes on has the tokenizer that it began with.
+    words = Path(data.tokenizer or request.start)
+    corpus = open_corpus(words, config, recipe, data)
+    start = start_with(request.source, tokenizer_files(words), is_tokenizer_file)
+    record = RunRecord(
+        tool=TOOL,
+        bundle=start.manifest.digest,
+        train=SplitRecord(num_samples=len(corpus.train), digest=corpus.train.digest),
+        val=SplitRecord(num_samples=len(corpus.val), digest=corpus.val.digest),
+        task="language",
+    )
+    task = LanguageTask(recipe, corpus, place=data.data)
+    notes = (*corpus.notes, *(_told(start) if request.start == folder else ()))
+    return Parts(start, task, record, lambda: _subject(request, recipe, corpus), notes)
+
+
+def _told(start: Start) -> Iterator[str]:
+    if start.outside:
+        folder = next(iter(start.outside.values())).parent
+        yield f"the run's bundles get {', '.join(sorted(start.outside))} of {folder}"
+
+
+def _subject(request: Request, recipe: LanguageRecipe, corpus: Corpus) -> TrainedModel:
+    loaded = load_bundle(request.start, check=True)
+    return TrainedModel(
+        loaded.model,
+        loaded.family,
+        loaded.layout,
+        loaded.groups,
+        train_set(loaded.groups, loaded.train, recipe),
+        loaded.base_keys,
+        loaded.bundle,
+        loaded.bundle.manifest,
+        template=corpus.template,
+    )
+
+
+def _refuse_image_options(request: Request) -> None:
+    data, options = request.data, request.options
+    given = {
+        "--dataset": data.dataset,
+        "--class-map": data.class_map,
+        "--num-classes": options.num_classes,
+        "--reset-head": options.reset_head,
+        "--skip-corrupt": data.skip_corrupt,
+        "--data-digest": data.digest,
+    }
+    wrong = [name for name, value in given.items() if value]
+    if wrong:
+        raise OptionError(f"{wrong[0]} is for image classifiers, and this is a language model")

@@ -1,0 +1,1 @@
+"""Labelled images: where they lie, how they are read and prepared."""

@@ -1,0 +1,99 @@
+"""Sets up a run of an image classifier: splits, classes, and a new head where they need one."""
+
+from collections.abc import Mapping
+
+from scalenet_cli.bundle.manifest import Manifest
+from scalenet_cli.bundle.trained import Start
+from scalenet_cli.errors import OptionError
+from scalenet_cli.measure.flops import count_flops
+from scalenet_cli.measure.params import count_parameters
+from scalenet_cli.models.load import load_bundle
+from scalenet_cli.models.loaded import Loaded
+from scalenet_cli.models.trained_model import TrainedModel, fill_new_head
+from scalenet_cli.plan.training import ImageRecipe
+from scalenet_cli.tasks.base import Parts, Request
+from scalenet_cli.tasks.image_classification.data.fingerprint import content_record, split_record
+from scalenet_cli.tasks.image_classification.head import Head, fit_classes, image_facts, open_splits
+from scalenet_cli.tasks.image_classification.training_task import ImageTask
+from scalenet_cli.training.contents import DataContents
+from scalenet_cli.training.run_record import RunRecord
+from scalenet_cli.training.trained_groups import train_set
+from scalenet_cli.version import TOOL
+
+
+def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
+    """Task, record and model of a run; the model's weights are read when they are asked for.
+
+    Raises:
+        DataError, OptionError: the data cannot be used, or do not fit the model.
+    """
+    data, options = request.data, request.options
+    for name, given in (("--val-data", data.val_data), ("--tokenizer", data.tokenizer)):
+        if given is not None:
+            raise OptionError(f"{name} is for language models, and this is an image classifier")
+    facts = image_facts(str(request.source.folder))
+    train, val = open_splits(data, facts.channels)
+    head = fit_classes(
+        facts, train, wanted=options.num_classes, mapped=data.class_map is not None,
+        reset=options.reset_head,
+    )  # fmt: skip
+    record = RunRecord(
+        tool=TOOL,
+        bundle=request.source.manifest.digest,
+        train=split_record(train),
+        val=split_record(val),
+        num_classes=head.num_classes,
+        new_head=head.is_new,
+        classes=dict(train.classes),
+    )
+    task = ImageTask(
+        recipe, train, val, config=dict(facts.config), num_classes=head.num_classes,
+        skip_corrupt=data.skip_corrupt,
+    )  # fmt: skip
+    return Parts(
+        Start(request.source, request.source.manifest),
+        task,
+        record,
+        lambda: _subject(request, recipe, head, train.classes),
+        () if head.note is None else (head.note,),
+        lambda read: DataContents(
+            train=content_record(train, read=read), val=content_record(val, read=read)
+        ),
+        head.classes,
+    )
+
+
+def _subject(
+    request: Request, recipe: ImageRecipe, head: Head, classes: Mapping[str, int]
+) -> TrainedModel:
+    """The model with the head that the data need."""
+    num_classes = head.num_classes if head.is_new else None
+    loaded = load_bundle(request.start, check=True, num_classes=num_classes)
+    if head.is_new:
+        fill_new_head(loaded.model, loaded.groups, recipe.seed)
+    groups = train_set(loaded.groups, loaded.train, recipe, new_head=head.is_new)
+    # Names that were assumed of a head that learns nothing are no more certain after the run.
+    is_known = head.classes != "assumed" or "head" in groups
+    return TrainedModel(
+        loaded.model,
+        loaded.family,
+        loaded.layout,
+        loaded.groups,
+        groups,
+        loaded.base_keys,
+        loaded.bundle,
+        _recount(loaded) if head.is_new else loaded.bundle.manifest,
+        head.num_classes,
+        head.is_new,
+        classes if is_known else {},
+    )
+
+
+def _recount(loaded: Loaded) -> Manifest:
+    """The manifest with the numbers of a model whose head is new."""
+    size = loaded.family.default_input_size(loaded.model)
+    changes = {
+        "parameters": count_parameters(loaded.model, loaded.layout, loaded.groups, loaded.train),
+        "flops": count_flops(loaded.model, loaded.layout, loaded.family, size),
+    }
+    return loaded.bundle.manifest.model_copy(update=changes)
