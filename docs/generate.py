@@ -129,7 +129,7 @@ def recipe_keys() -> str:
     return table(("key", "values", "default", "meaning"), rows)
 
 
-def training_keys(task: Literal["common", "images", "language"]) -> str:
+def training_keys(task: str) -> str:
     """The keys of all training recipes, or a task's own, with their flags of ``finetune``."""
     from scalenet_cli.plan.training import RECIPES, TrainingRecipe
 

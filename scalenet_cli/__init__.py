@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from scalenet_cli.commands.verify import verify as verify
     from scalenet_cli.diagnosis.diagnose import diagnose as diagnose
     from scalenet_cli.errors import ScalenetError as ScalenetError
-    from scalenet_cli.models.load import expand_module as expand_module
+    from scalenet_cli.models.expand_module import expand_module as expand_module
     from scalenet_cli.models.load import load as load
-    from scalenet_cli.models.load import save as save
+    from scalenet_cli.models.save import save as save
     from scalenet_cli.models.source_options import SourceOptions as SourceOptions
     from scalenet_cli.plan.load import load_plan as load_plan
     from scalenet_cli.plan.load import parse_plan as parse_plan
@@ -74,7 +74,7 @@ _EXPORTS: Final = {
     "evaluate": "tasks.image_classification.evaluation.evaluate",
     "evaluate_language": "tasks.causal_lm.evaluation.evaluate",
     "expand_checkpoint": "commands.expand",
-    "expand_module": "models.load",
+    "expand_module": "models.expand_module",
     "finetune": "commands.finetune",
     "flops": "commands.count",
     "generate": "tasks.causal_lm.generation.generate",
@@ -83,7 +83,7 @@ _EXPORTS: Final = {
     "load_plan": "plan.load",
     "load_training_recipe": "plan.load_training",
     "parse_plan": "plan.load",
-    "save": "models.load",
+    "save": "models.save",
     "ties": "surgery.ties",
     "verify": "commands.verify",
 }

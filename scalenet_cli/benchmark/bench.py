@@ -3,20 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from scalenet_cli.benchmark.report import BenchReport
-from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.errors import ArchitectureMismatch, OptionError
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import open_target
 from scalenet_cli.plan.load import load_plan
 from scalenet_cli.training.world import require_single
 
 if TYPE_CHECKING:
-    from scalenet_cli.models.describe import Described
+    from scalenet_cli.models.describe import DescribedModel
     from scalenet_cli.plan.load import PlanDocument
-    from scalenet_cli.plan.schema import ExpansionPlan
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -86,35 +84,26 @@ def bench(
 
     device = find_device(how.device)
     described = _describe(target, options, document, how.input_size)
-    if how.channels_last and described.family.name == "llama":
+    if how.channels_last and described.family.input_unit != "pixels":
         raise OptionError("--channels-last is for image models", where=target)
     forked = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked), _threads(how.threads):
         torch.manual_seed(options.seed)
-        setup = Setup(
-            target, plan, described, _plan_of(target, document), how, device, options.seed
-        )
+        setup = Setup(target, plan, described, described.plan, how, device, options.seed)
         return run_session(setup, progress)
 
 
 def _describe(
     target: str, options: SourceOptions, document: "PlanDocument | None", size: int | None
-) -> "Described":
+) -> "DescribedModel":
     from scalenet_cli.models.describe import describe
 
     try:
-        return describe(target, options, document, image_size=size)
+        return describe(open_target(target, options), document, image_size=size)
     except ArchitectureMismatch as error:
         if size is None:
             raise
         raise OptionError(f"--input-size {size}: {error.fact}", where=target) from None
-
-
-def _plan_of(target: str, document: "PlanDocument | None") -> "ExpansionPlan | None":
-    if document is not None:
-        return document.plan
-    folder = bundle_folder(Path(target))
-    return read_manifest(folder).plan if is_bundle(folder) else None
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from scalenet_cli.measure.throughput import (
     make_work,
     take_turns,
 )
-from scalenet_cli.models.describe import Described
+from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.devices import DTYPES
@@ -55,7 +55,7 @@ class Setup:
 
     target: str
     plan_name: str | None
-    described: Described
+    described: DescribedModel
     plan: ExpansionPlan | None
     how: "BenchOptions"
     device: torch.device

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from scalenet_cli.families.base import Family
-from scalenet_cli.models.describe import Described
+from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group, NoAdapterPlan
 from scalenet_cli.surgery import expand, group_parameters
 from scalenet_cli.surgery.assign import set_parameters
@@ -36,7 +36,7 @@ class Variant:
 
 
 def make_variants(
-    described: Described, plan: ExpansionPlan | None, seed: int
+    described: DescribedModel, plan: ExpansionPlan | None, seed: int
 ) -> tuple[tuple[Variant, ...], tuple[str, ...]]:
     """All variants that differ from each other, on the meta device; and why some are left out."""
     if plan is None:
@@ -65,7 +65,7 @@ def _whole(name: VariantName, model: nn.Module, family: Family) -> Variant:
     return Variant(name, model, groups, tuple(g for g in GROUPS if g in groups.values()))
 
 
-def _floor(described: Described, plan: ExpansionPlan, seed: int) -> Variant:
+def _floor(described: DescribedModel, plan: ExpansionPlan, seed: int) -> Variant:
     """What the scaled model costs at least: its blocks and norms, without any adapter.
 
     Norms are trained even if the plan does not say so, since a gradient has to go as deep.
@@ -77,14 +77,14 @@ def _floor(described: Described, plan: ExpansionPlan, seed: int) -> Variant:
     return Variant("floor", model, groups, tuple(g for g in GROUPS if g in wanted - {"adapters"}))
 
 
-def _untied(described: Described, plan: ExpansionPlan, seed: int) -> Variant:
+def _untied(described: DescribedModel, plan: ExpansionPlan, seed: int) -> Variant:
     """An ordinary model of the same depth."""
     plain = plan.model_copy(update={"adapter": NoAdapterPlan(), "start": "copy"})
     model = untie(_build(described, plain, seed), described.family)
     return _whole("untied", model, described.family)
 
 
-def _build(described: Described, plan: ExpansionPlan, seed: int) -> nn.Module:
+def _build(described: DescribedModel, plan: ExpansionPlan, seed: int) -> nn.Module:
     # A base of its own: surgery shares Parameters, and each variant trains other ones.
     base = described.family.build(described.architecture)
     if described.layout.num_new == 0:

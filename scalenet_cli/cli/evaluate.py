@@ -78,7 +78,7 @@ def evaluate(
     _refuse_others(context_, task, target)
     thresholds = {} if fail_under is None else parse_thresholds(fail_under, task)
     options = source_options(arch, model_kwargs, random_weights, seed)
-    if task == "language":
+    if task == "causal-lm":
         chosen = LanguageOptions(
             data=tuple(data or ()),
             tasks=() if tasks is None else tuple(name.strip() for name in tasks.split(",")),
@@ -127,13 +127,13 @@ def _refuse_others(context: typer.Context, task: "TargetTask", target: str) -> N
     """
     from scalenet_cli.errors import OptionError
 
-    others = given.FOR_IMAGES if task == "language" else given.FOR_LANGUAGE
+    others = given.FOR_IMAGES if task == "causal-lm" else given.FOR_LANGUAGE
     names = {option.name: option.opts[0] for option in context.command.params}
     for name in others:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             kinds = ("image classifiers", "a language model")
-            own, found = kinds if task == "language" else ("language models", "none")
+            own, found = kinds if task == "causal-lm" else ("language models", "none")
             raise OptionError(f"{names[name]} is for {own}, but this is {found}", where=target)
 
 
@@ -184,4 +184,4 @@ def _evaluate_language(
     if is_main_process():
         render.notes(report.notes)
         render.report(report, evaluate_table.show_language, as_json=as_json)
-        require_thresholds(report.found, thresholds, "language")
+        require_thresholds(report.found, thresholds, "causal-lm")

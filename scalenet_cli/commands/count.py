@@ -1,10 +1,8 @@
 """``scalenet count-params`` and ``scalenet flops``."""
 
-from pathlib import Path
-
-from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.errors import ArchitectureMismatch, OptionError
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import open_target
 from scalenet_cli.plan.load import load_plan
 from scalenet_cli.reports.base import FlopReport, ParameterReport
 
@@ -19,15 +17,14 @@ def count_params(
     Raises:
         ScalenetError: the target or the plan cannot be used.
     """
-    options = options or SourceOptions()
-    target = str(bundle_folder(Path(target)))
-    if plan is None and is_bundle(Path(target)) and options == SourceOptions():
-        return read_manifest(Path(target)).parameters
     document = load_plan(plan) if plan is not None else None
+    opened = open_target(target, options)
+    if opened.manifest is not None and document is None:
+        return opened.manifest.parameters
     from scalenet_cli.measure.params import count_parameters
     from scalenet_cli.models.describe import describe
 
-    described = describe(target, options, document)
+    described = describe(opened, document)
     return count_parameters(described.model, described.layout, described.groups, described.train)
 
 
@@ -46,18 +43,17 @@ def flops(
     Raises:
         ScalenetError: the target or the plan cannot be used, or the model refuses the size.
     """
-    options = options or SourceOptions()
-    target = str(bundle_folder(Path(target)))
-    if plan is None and is_bundle(Path(target)) and options == SourceOptions():
-        stored = read_manifest(Path(target)).flops
+    document = load_plan(plan) if plan is not None else None
+    opened = open_target(target, options)
+    if opened.manifest is not None and document is None:
+        stored = opened.manifest.flops
         if input_size in (None, stored.input_size):
             return stored
-    document = load_plan(plan) if plan is not None else None
     from scalenet_cli.measure.flops import count_flops
     from scalenet_cli.models.describe import describe
 
     try:
-        described = describe(target, options, document, image_size=input_size)
+        described = describe(opened, document, image_size=input_size)
     except ArchitectureMismatch as error:
         if input_size is None:
             raise

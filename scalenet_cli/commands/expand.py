@@ -22,11 +22,12 @@ from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tens
 from scalenet_cli.bundle.write import carry_files, write_manifest, write_text
 from scalenet_cli.commands.model_card import model_card
 from scalenet_cli.errors import OptionError, OutputExists, SourceNotFinite
-from scalenet_cli.families.sources import Source, open_source
+from scalenet_cli.families.sources import Source
 from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.files.output_parts import require_outside_run
 from scalenet_cli.files.stop_requests import requests_wait
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import Target, open_checkpoint
 from scalenet_cli.plan.load import PlanDocument, load_plan
 from scalenet_cli.reports.base import FlopReport, NonFiniteTensor, ParameterReport, Report
 from scalenet_cli.version import TOOL
@@ -83,35 +84,42 @@ def expand_checkpoint(
         check_output(output, force=force)
         _keep_checkpoint(Path(checkpoint), output)
         require_outside_run(output)
+    _refuse_bundle(checkpoint)
+    target = open_checkpoint(checkpoint, options, weights=not dry_run)
+    if dry_run:
+        from scalenet_cli.models.plan_surgery import plan_surgery
+
+        return _report(plan_surgery(target, document), target, output, written=False)
+    check_space(output, _source(target).num_bytes + _MARGIN_BYTES)
+    with sole_writer(output), staged_bundle(output, force=force) as folder:
+        report = _write(folder, target, document, output)
+        if strict:
+            _require_finite(report, checkpoint)
+        return report
+
+
+def _source(target: Target) -> Source:
+    assert target.source is not None
+    return target.source
+
+
+def _require_finite(report: ExpandReport, checkpoint: str) -> None:
+    if report.non_finite:
+        raise SourceNotFinite(
+            describe_non_finite(report.non_finite),
+            where=checkpoint,
+            hint="get the checkpoint again, or an earlier one of its training; or leave out "
+            "--strict",
+        )
+
+
+def _refuse_bundle(checkpoint: str) -> None:
     if is_bundle(Path(checkpoint)):
         raise OptionError(
             "the checkpoint is a bundle already",
             where=checkpoint,
             hint="expand the checkpoint that it was made from, with another plan",
         )
-    source = open_source(
-        checkpoint,
-        arch=options.arch,
-        arguments=options.model_kwargs,
-        weights=not dry_run,
-        random_seed=None if dry_run else options.random_seed,
-    )
-    if dry_run:
-        from scalenet_cli.models.plan_surgery import plan_surgery
-
-        planned = plan_surgery(source, document, options, checkpoint)
-        return _report(planned, source, output, written=False)
-    check_space(output, source.num_bytes + _MARGIN_BYTES)
-    with sole_writer(output), staged_bundle(output, force=force) as folder:
-        report = _write(folder, checkpoint, source, document, options, output)
-        if strict and report.non_finite:
-            raise SourceNotFinite(
-                describe_non_finite(report.non_finite),
-                where=checkpoint,
-                hint="get the checkpoint again, or an earlier one of its training; or leave out "
-                "--strict",
-            )
-        return report
 
 
 def _keep_checkpoint(checkpoint: Path, output: Path) -> None:
@@ -131,15 +139,9 @@ def _keep_checkpoint(checkpoint: Path, output: Path) -> None:
         )
 
 
-def _write(
-    folder: Path,
-    checkpoint: str,
-    source: Source,
-    document: PlanDocument,
-    options: SourceOptions,
-    output: Path,
-) -> ExpandReport:
+def _write(folder: Path, target: Target, document: PlanDocument, output: Path) -> ExpandReport:
     """Fills the folder; the manifest comes last."""
+    source, seed = _source(target), target.options.seed
     with background_writer(folder, "base", base_files(source)) as writer, _no_collections():
         # Imported only now that the base is being copied: torch takes a second or more. numpy comes
         # first, because torch goes on without it when importing it fails.
@@ -148,11 +150,11 @@ def _write(
 
             from scalenet_cli.models.plan_surgery import owned_tensors, plan_surgery
 
-        planned = plan_surgery(source, document, options, checkpoint)
-        report = _report(planned, source, output, written=True)
+        planned = plan_surgery(target, document)
+        report = _report(planned, target, output, written=True)
         check_space(output, report.bundle_bytes - report.source_bytes)
         files: dict[str, FileEntry] = {}
-        owned = owned_tensors(planned, source, options.seed)
+        owned = owned_tensors(planned, source, seed)
         for file in new_files("adapters", owned) if owned else ():
             files[file.name] = write_file(folder, "instances", file)
         files |= carry_files(folder, source.carried)
@@ -165,7 +167,7 @@ def _write(
         tool=TOOL,
         source=_source_entry(source, files),
         plan=document.plan,
-        seed=options.seed,
+        seed=seed,
         layout=stage_entries(planned.described.layout),
         ties=dict(planned.expansion.ties),
         files=dict(sorted(files.items())),
@@ -217,7 +219,7 @@ def _source_entry(source: Source, files: Mapping[str, FileEntry]) -> SourceEntry
 
 
 def _report(
-    planned: "PlannedSurgery", source: Source, output: Path, *, written: bool
+    planned: "PlannedSurgery", target: Target, output: Path, *, written: bool
 ) -> ExpandReport:
     base = planned.base.values()
     source_bytes = sum(spec.num_bytes for spec in base)
@@ -236,5 +238,5 @@ def _report(
         # The weights, and a gradient and AdamW's two moments of what is trained.
         training_state_bytes=bundle_bytes + 3 * planned.trained_bytes,
         non_finite=(),
-        notes=(*source.notes, *planned.notes),
+        notes=(*target.notes, *planned.notes),
     )

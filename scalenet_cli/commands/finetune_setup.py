@@ -1,6 +1,5 @@
 """All that a run needs, opened and checked before anything is written."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -8,8 +7,9 @@ from typing import cast
 from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.trained import Start
-from scalenet_cli.families import family as find_family
+from scalenet_cli.models.describe import describe
 from scalenet_cli.models.start_notes import silence_notes
+from scalenet_cli.models.target import target_of
 from scalenet_cli.models.trained_model import TrainedModel
 from scalenet_cli.plan.load_training import load_training_recipe
 from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
@@ -24,7 +24,7 @@ from scalenet_cli.training.run_training import check_batch
 from scalenet_cli.training.training_task import Task
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """A run before its first step; nothing has been written yet.
 
@@ -74,11 +74,13 @@ def _set_up(
     *,
     going_on: bool,
 ) -> Setup:
-    kind = find_family(source.manifest.source.family).task
+    described = describe(target_of(source))
+    kind = described.family.task
     recipe = _recipe(folder if going_on else None, options, kind)
-    request = Request(source, folder.start if going_on else source.folder, data, options)
+    start = folder.open_start() if going_on else source
+    request = Request(source=source, described=described, start=start, data=data, options=options)
     # Each task's own module, because the other's libraries may not be installed.
-    if kind == "images":
+    if kind == "image-classification":
         from scalenet_cli.tasks.image_classification.prepare_run import prepare_images
 
         parts = prepare_images(request, cast(ImageRecipe, recipe))
@@ -90,21 +92,21 @@ def _set_up(
         folder.require_same(parts.record, recipe)
     check_batch(recipe, parts.task, devices, options.work)
     subject = parts.subject()
-    notes = (*parts.notes, *_silence(subject))
+    notes = parts.notes
+    if subject.manifest.trained is None or "gates" not in subject.manifest.trained.groups:
+        # New blocks start without effect, and the run may leave it so.
+        notes += tuple(silence_notes(described, subject.train))
     return Setup(
-        going_on, recipe, parts.start, parts.task, parts.record, subject, notes, parts.look,
-        parts.classes,
-    )  # fmt: skip
-
-
-def _silence(subject: TrainedModel) -> Iterator[str]:
-    """A note where new blocks start without effect, and the run leaves it so."""
-    manifest = subject.manifest
-    if manifest.trained is None or "gates" not in manifest.trained.groups:
-        yield from silence_notes(
-            manifest.plan, subject.model, subject.layout, subject.family, subject.groups,
-            subject.train,
-        )  # fmt: skip
+        going_on=going_on,
+        recipe=recipe,
+        start=parts.start,
+        task=parts.task,
+        record=parts.record,
+        subject=subject,
+        notes=notes,
+        look=parts.look,
+        classes=parts.classes,
+    )
 
 
 def _recipe(folder: RunFolder | None, options: FinetuneOptions, kind: TaskName) -> Recipe:

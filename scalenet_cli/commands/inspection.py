@@ -1,17 +1,16 @@
 """``scalenet inspect`` and ``scalenet check``."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import open_target
 from scalenet_cli.plan.load import PlanDocument, load_plan
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.reports.base import NonFiniteTensor, ParameterReport, Report
 
 if TYPE_CHECKING:
-    from scalenet_cli.models.describe import Described
+    from scalenet_cli.models.describe import DescribedModel
 
 
 class StageReport(Report):
@@ -65,7 +64,8 @@ def inspect(
     from scalenet_cli.measure.params import count_parameters
     from scalenet_cli.models.describe import describe
 
-    described = describe(target, options or SourceOptions(), document)
+    opened = open_target(target, options)
+    described = describe(opened, document)
     refs = described.family.stages(described.model)
     stages = tuple(
         StageReport(
@@ -79,9 +79,8 @@ def inspect(
         )
         for stage, ref in zip(described.layout.stages, refs, strict=True)
     )
-    folder = bundle_folder(Path(target))
-    found = non_finite_tensors(read_manifest(folder).files) if is_bundle(folder) else ()
-    notes = described.source.notes if described.source else ()
+    found = () if opened.manifest is None else non_finite_tensors(opened.manifest.files)
+    notes = opened.notes
     block = described.model.get_submodule(f"{refs[0].path}.0")
     return InspectReport(
         target=target,
@@ -124,13 +123,12 @@ def check_plan(
 
 def _scaled(
     target: str, document: PlanDocument, options: SourceOptions
-) -> "tuple[Described, tuple[str, ...]]":
+) -> "tuple[DescribedModel, tuple[str, ...]]":
     """The scaled model; of a checkpoint after all that `expand` does before it writes."""
-    from scalenet_cli.families.sources import open_source
     from scalenet_cli.models.describe import describe
     from scalenet_cli.models.plan_surgery import plan_surgery
 
-    if is_bundle(bundle_folder(Path(target))):
-        return describe(target, options, document), ()
-    source = open_source(target, arch=options.arch, arguments=options.model_kwargs, weights=False)
-    return plan_surgery(source, document, options, target).described, source.notes
+    opened = open_target(target, options)
+    if opened.bundle is not None:
+        return describe(opened, document), ()
+    return plan_surgery(opened, document).described, opened.notes

@@ -1,8 +1,10 @@
 """``scalenet verify``: digests, ties, and the base, bit for bit."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalenet_cli.bundle.digests import check_digests, scan_place
+from scalenet_cli.bundle.manifest import Manifest
 from scalenet_cli.bundle.read import Bundle, tensor_places
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
@@ -15,7 +17,11 @@ from scalenet_cli.errors import (
     UnknownArchitecture,
 )
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import target_of
 from scalenet_cli.reports.base import NonFiniteTensor, Report
+
+if TYPE_CHECKING:
+    from scalenet_cli.models.describe import DescribedModel
 
 
 class VerifyReport(Report):
@@ -75,11 +81,21 @@ def _verify(
             where=name,
             hint="expand a sound checkpoint; or leave out --strict",
         )
-    from scalenet_cli.models.load import load
+    from scalenet_cli.models.describe import describe
+    from scalenet_cli.models.load import load_weights
 
-    load(opened.folder, check=False)
     manifest = opened.manifest
-    _recount(opened, checked.non_finite)
+    described = describe(target_of(opened))
+    same_numbers = _has_same_numbers(described, manifest)  # on a model without weights
+    load_weights(described, check=False)
+    recorded = set(non_finite_tensors(manifest.files))
+    # Whoever wrote a bundle before NaN was counted recorded none.
+    if not same_numbers or not recorded <= set(checked.non_finite):
+        raise ManifestUnreadable(
+            "the manifest's parameters, FLOPs or counts of NaN are not those of its model",
+            where=str(opened.folder),
+            hint="the manifest was changed: expand the source again",
+        )
     compared = 0
     if source is not None:
         compared = _compare(opened, source, options)
@@ -99,27 +115,15 @@ def _verify(
     )
 
 
-def _recount(bundle: Bundle, non_finite: tuple[NonFiniteTensor, ...]) -> None:
-    """The numbers that count-params, flops and inspect read off the manifest are the bundle's.
-
-    Whoever wrote a bundle before NaN was counted recorded none.
-    """
+def _has_same_numbers(described: "DescribedModel", manifest: Manifest) -> bool:
+    """The numbers that count-params, flops and inspect read off the manifest are the model's."""
     from scalenet_cli.measure.flops import count_flops
     from scalenet_cli.measure.params import count_parameters
-    from scalenet_cli.models.describe import describe
 
-    found = describe(str(bundle.folder), SourceOptions())
-    stored = bundle.manifest.flops
-    work = count_flops(found.model, found.layout, found.family, stored.input_size)
-    counts = count_parameters(found.model, found.layout, found.groups, found.train)
-    recorded = set(non_finite_tensors(bundle.manifest.files))
-    same = (counts, work) == (bundle.manifest.parameters, stored)
-    if not same or not recorded <= set(non_finite):
-        raise ManifestUnreadable(
-            "the manifest's parameters, FLOPs or counts of NaN are not those of its model",
-            where=str(bundle.folder),
-            hint="the manifest was changed: expand the source again",
-        )
+    model, layout = described.model, described.layout
+    work = count_flops(model, layout, described.family, manifest.flops.input_size)
+    counts = count_parameters(model, layout, described.groups, described.train)
+    return (counts, work) == (manifest.parameters, manifest.flops)
 
 
 def _compare(bundle: Bundle, reference: str, options: SourceOptions) -> int:

@@ -55,7 +55,7 @@ def make_report(
         data=subject.place,
         num_samples=subject.num_samples,
         num_targets=seen.observation.score.num_targets,
-        metric="top1" if work.task == "images" else "perplexity",
+        metric="top1" if work.task == "image-classification" else "perplexity",
         clip=CLIP,
         device=device.type,
         batch_size=max(map(len, subject.batches)),
@@ -159,5 +159,5 @@ def place_of(block: ExecutedBlock) -> Mapping[str, int]:
 
 def score_of(found: Score, work: "Diagnosis") -> ScoreReport:
     """The score in the task's words."""
-    perplexity = found.perplexity if work.task == "language" else None
+    perplexity = found.perplexity if work.task == "causal-lm" else None
     return ScoreReport(loss=found.loss, top1=found.top1, perplexity=perplexity)

@@ -63,15 +63,22 @@ def _plan(
     task = task_of(target)
     other = None if against is None else str(against)
     if other is not None and task_of(other) != task:
-        kinds = {"images": "classifies images", "language": "is a language model"}
+        kinds = {"image-classification": "classifies images", "causal-lm": "is a language model"}
         raise OptionError(
             f"{target} {kinds[task]}, but --against {other} {kinds[task_of(other)]}",
             hint="both have to be of one kind",
         )
     _refuse_other_kind(task, how, target)
-    if data is None and not (task == "images" and how.dataset.lower().startswith("hfds/")):
+    if data is None and not (
+        task == "image-classification" and how.dataset.lower().startswith("hfds/")
+    ):
         raise OptionError("--data is missing")
-    if task == "images" and data and not how.dataset and Path(data).suffix.lower() in SUFFIXES:
+    if (
+        task == "image-classification"
+        and data
+        and not how.dataset
+        and Path(data).suffix.lower() in SUFFIXES
+    ):
         raise OptionError(
             f"the model classifies images, but {data} is a file of text", where=target
         )
@@ -98,9 +105,9 @@ def _refuse_other_kind(task: TargetTask, how: DiagnoseOptions, target: str) -> N
         "--max-length": how.max_length,
         "--template": how.template != "auto",
     }
-    wrong = [name for name, given in (images if task == "language" else language).items() if given]
+    wrong = [name for name, given in (images if task == "causal-lm" else language).items() if given]
     if wrong:
         own, found = ("image classifiers", "a language model")
-        if task == "images":
+        if task == "image-classification":
             own, found = ("language models", "an image classifier")
         raise OptionError(f"{wrong[0]} is for {own}, but this is {found}", where=target)

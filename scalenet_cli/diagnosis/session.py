@@ -36,7 +36,7 @@ _LEAST_SAMPLES: Final = 2
 def run_diagnosis(work: "Diagnosis", progress: "Progress | None") -> DiagnoseReport:
     """Opens, measures and reports; see diagnose."""
     device = find_device(work.how.device)
-    opened = images.open_images if work.task == "images" else texts.open_texts
+    opened = images.open_images if work.task == "image-classification" else texts.open_texts
     first = opened(work, work.target)
     if first.num_samples < _LEAST_SAMPLES:
         raise DataUnreadable("a diagnosis needs two samples or more", where=first.place)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # What happens to a tensor that is not part of any block.
 OuterGroup = Literal["norms", "embeddings", "head"]
+# Of an image's side, or of a sequence's length.
+InputUnit = Literal["pixels", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,13 @@ class Family(Protocol):
         ...
 
     @property
-    def task(self) -> Literal["images", "language"]:
-        """What its models are trained for."""
+    def task(self) -> str:
+        """What its models are for: a key of TASKS."""
+        ...
+
+    @property
+    def input_unit(self) -> InputUnit:
+        """What the size of an input is counted in."""
         ...
 
     def require(self, model: object) -> None:

@@ -107,7 +107,8 @@ class LlamaFamily:
     """One stage, ``model.layers``."""
 
     name = "llama"
-    task: Final = "language"
+    task: Final = "causal-lm"
+    input_unit: Final = "tokens"
 
     def require(self, model: object) -> None:
         """See Family. A class of our table, whatever its config says."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, final
 
 import timm
 import torch
@@ -20,6 +20,7 @@ from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families.base import (
     Anatomy,
     Architecture,
+    InputUnit,
     OuterGroup,
     RandomInit,
     StageRef,
@@ -162,9 +163,14 @@ class TimmFamily:
     repair: Callable[[Any, Layout], None]
 
     @property
-    def task(self) -> Literal["images"]:
+    def task(self) -> str:
         """See Family."""
-        return "images"
+        return "image-classification"
+
+    @property
+    def input_unit(self) -> InputUnit:
+        """See Family."""
+        return "pixels"
 
     def require(self, model: object) -> None:
         """See Family."""

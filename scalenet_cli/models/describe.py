@@ -1,30 +1,18 @@
-"""One way to open a target: a bundle, a checkpoint, ``timm:NAME`` or ``hf:REPO``."""
+"""A model without weights, scaled or not, and everything that has been decided about it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from scalenet_cli.bundle.manifest import Manifest
-from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
-from scalenet_cli.errors import (
-    BundleError,
-    CheckpointError,
-    ManifestUnreadable,
-    MissingExtra,
-    OptionError,
-    PlanError,
-    PlanErrors,
-    SurgeryError,
-)
-from scalenet_cli.families import family as find_family
+from scalenet_cli.bundle.read import Bundle
+from scalenet_cli.errors import ManifestUnreadable, PlanError, PlanErrors
 from scalenet_cli.families.base import Architecture, Family
-from scalenet_cli.families.sources import Source, check_tensors, naming, open_source
+from scalenet_cli.families.sources import Source, check_tensors, naming
 from scalenet_cli.families.sources.tensors import TORCH_NAMES
-from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import Target, blaming_manifest
 from scalenet_cli.plan.layout import Layout, StageShape
 from scalenet_cli.plan.load import PlanDocument
 from scalenet_cli.plan.resolve import plain_layout, resolve_layout
@@ -35,27 +23,64 @@ from scalenet_cli.surgery.assign import meta_like, set_parameters
 from scalenet_cli.surgery.problems import plan_problems
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A model without weights, scaled or not, and what has been decided about it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribedModel:
+    """A model on the meta device until its weights are loaded (see models.load).
 
-    architecture: Architecture
-    family: Family
+    ``train`` are the groups that its plan trains, or all of a model without a plan.
+    ``source_shapes`` are those of the source's tensors, be it with a head that was replaced since.
+    """
+
+    target: Target
     model: nn.Module
     layout: Layout
-    groups: dict[str, Group]
+    groups: Mapping[str, Group]
     train: tuple[Group, ...]
+    source_shapes: Mapping[str, torch.Size]
     expansion: Expansion | None = None
-    source: Source | None = None
+    plan: ExpansionPlan | None = None
+
+    @property
+    def family(self) -> Family:
+        """Of the model."""
+        return self.target.family
+
+    @property
+    def architecture(self) -> Architecture:
+        """Of the model that was scaled."""
+        return self.target.architecture
+
+    @property
+    def source(self) -> Source | None:
+        """The checkpoint; None of a bundle."""
+        return self.target.source
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, which the caller knows to be there."""
+        assert self.target.bundle is not None
+        return self.target.bundle
+
+    @property
+    def base_keys(self) -> Mapping[str, tuple[str, ...]]:
+        """Key of a tensor of the source -> its keys in the model."""
+        if self.expansion is None:
+            return {key: (key,) for key, _ in self.model.named_parameters()}
+        return self.expansion.base_keys
+
+    def with_head(self, num_classes: int) -> "DescribedModel":
+        """The same model with another head, without data, put in its place.
+
+        Raises:
+            ArchitectureMismatch: the family has no head that could be replaced.
+        """
+        self.family.replace_head(self.model, num_classes)
+        return replace(self, groups=group_parameters(self.model, self.family))
 
 
 def describe(
-    target: str,
-    options: SourceOptions,
-    document: PlanDocument | None = None,
-    *,
-    image_size: int | None = None,
-) -> Described:
+    target: Target, document: PlanDocument | None = None, *, image_size: int | None = None
+) -> DescribedModel:
     """The target as a model on the meta device. No weights are read or downloaded.
 
     With a plan, the model is scaled; a bundle's own plan gives way to it.
@@ -63,37 +88,35 @@ def describe(
     Raises:
         ScalenetError: the target or the plan cannot be used.
     """
-    target = str(bundle_folder(Path(target)))
-    if is_bundle(Path(target)):
-        refuse_source_options(target, options)
-        manifest = read_manifest(Path(target))
-        if document is None and image_size is None:
-            with blaming(Path(target)):
-                architecture = architecture_of(manifest)
-                family = find_family(architecture.family)
-                base = _with_head(family.build(architecture), family, manifest)
-                return rescale(base, architecture, family, manifest)
-        architecture, source = architecture_of(manifest), None
-    else:
-        source = open_source(
-            target, arch=options.arch, arguments=options.model_kwargs, weights=False
+    manifest = target.manifest
+    if target.bundle is not None and document is None and image_size is None:
+        with blaming_manifest(target.bundle.folder):
+            return _rescale(_build(target), target)
+    if image_size is not None and target.family.input_unit == "pixels":
+        sized = {**target.architecture.arguments, "img_size": image_size}
+        # The source's tensors may be of another size, and are not needed.
+        target = replace(
+            target, architecture=replace(target.architecture, arguments=sized), source=None
         )
-        architecture, manifest = source.architecture, None
-    if image_size is not None and architecture.family != "llama":
-        sized = {**architecture.arguments, "img_size": image_size}
-        architecture, source = replace(architecture, arguments=sized), None
-    family = find_family(architecture.family)
-    base = build_base(architecture, family, source, target)
-    if manifest is not None:
-        base = _with_head(base, family, manifest)
+    base = _build(target)
     if document is not None:
-        return scale(base, architecture, family, document, source, options.seed)
+        return scale(_with_trained_head(base, target), target, document)
     if manifest is not None:
-        return rescale(base, architecture, family, manifest)
-    layout = plain_layout(stage_shapes(family, base))
-    groups = group_parameters(base, family)
-    present: tuple[Group, ...] = tuple(g for g in GROUPS if g in groups.values())
-    return Described(architecture, family, base, layout, groups, present, None, source)
+        return _rescale(base, target)
+    return describe_plain(base, target)
+
+
+def describe_plain(base: nn.Module, target: Target) -> DescribedModel:
+    """A model that is not scaled."""
+    groups = group_parameters(base, target.family)
+    return DescribedModel(
+        target=target,
+        model=base,
+        layout=plain_layout(stage_shapes(target.family, base)),
+        groups=groups,
+        train=tuple(group for group in GROUPS if group in groups.values()),
+        source_shapes=shapes_of(base),
+    )
 
 
 def head_size(manifest: Manifest) -> int | None:
@@ -102,21 +125,25 @@ def head_size(manifest: Manifest) -> int | None:
     return trained.num_classes if trained is not None and trained.new_head else None
 
 
-def _with_head(base: nn.Module, family: Family, manifest: Manifest) -> nn.Module:
-    head = head_size(manifest)
-    if head is not None:
-        family.replace_head(base, head)
+def _with_trained_head(base: nn.Module, target: Target) -> nn.Module:
+    size = None if target.manifest is None else head_size(target.manifest)
+    if size is not None:
+        target.family.replace_head(base, size)
     return base
 
 
-def build_base(
-    architecture: Architecture, family: Family, source: Source | None, where: str
-) -> nn.Module:
+def _build(target: Target) -> nn.Module:
+    if target.bundle is not None:
+        return target.family.build(target.architecture)
+    return build_base(target, target.source)
+
+
+def build_base(target: Target, source: Source | None) -> nn.Module:
     """The source model on the meta device, with the types of the source's tensors."""
-    with naming(where):
-        base = family.build(architecture)
+    with naming(target.reference):
+        base = target.family.build(target.architecture)
     if source is not None and source.tensors:
-        check_tensors(base, source.tensors, where)
+        check_tensors(base, source.tensors, target.reference)
         specs = {
             key: (tensor.spec.shape, getattr(torch, TORCH_NAMES[tensor.spec.dtype]))
             for key, tensor in source.tensors.items()
@@ -125,39 +152,28 @@ def build_base(
     return base
 
 
-def scale(
-    base: nn.Module,
-    architecture: Architecture,
-    family: Family,
-    document: PlanDocument,
-    source: Source | None,
-    seed: int,
-) -> Described:
+def scale(base: nn.Module, target: Target, document: PlanDocument) -> DescribedModel:
     """The surgery that a plan asks for; mistakes of the plan come with file and line."""
     with document.locating():
-        layout = fit_layout(base, document.plan, family)
-        return _operate(base, architecture, family, layout, document.plan, seed, source)
-
-
-def _operate(
-    base: nn.Module,
-    architecture: Architecture,
-    family: Family,
-    layout: Layout,
-    plan: ExpansionPlan,
-    seed: int,
-    source: Source | None,
-) -> Described:
-    expansion = expand(base, layout, plan, family, seed=seed)
-    groups = dict(expansion.groups)
-    train = resolve_train(plan, set(groups.values()))
-    return Described(
-        architecture, family, expansion.model, layout, groups, train, expansion, source
-    )
+        layout = fit_layout(base, document.plan, target.family)
+        expansion = expand(
+            base, layout, document.plan, target.family, seed=target.options.seed, check=False
+        )
+        groups = dict(expansion.groups)
+        return DescribedModel(
+            target=target,
+            model=expansion.model,
+            layout=layout,
+            groups=groups,
+            train=resolve_train(document.plan, set(groups.values())),
+            source_shapes=shapes_of(base),
+            expansion=expansion,
+            plan=document.plan,
+        )
 
 
 def fit_layout(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
-    """The layout; all that does not fit the model is told at once.
+    """The layout of a plan on a model; everything that does not fit is reported at once.
 
     Raises:
         PlanErrors: mistakes of mapping and scope, of adapter, start and drop path, of train.
@@ -183,64 +199,35 @@ def fit_layout(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
     return layout
 
 
-@contextmanager
-def blaming(bundle: Path) -> Iterator[None]:
-    """Whatever a manifest claims and no model can be: the manifest's fault, not the user's.
-
-    Raises:
-        BundleError: with the bundle as its place.
-    """
-    try:
-        yield
-    except BundleError as error:
-        error.where = error.where or str(bundle)
-        raise
-    except MissingExtra:
-        raise
-    except (CheckpointError, PlanError, SurgeryError) as error:
-        first = error.errors[0] if isinstance(error, PlanErrors) else error
-        raise ManifestUnreadable(
-            f"no model is as the manifest says: {first.fact}",
-            where=str(bundle),
-            hint="the manifest was changed: expand the source again",
-        ) from None
-
-
-def rescale(
-    base: nn.Module, architecture: Architecture, family: Family, manifest: Manifest
-) -> Described:
+def _rescale(base: nn.Module, target: Target) -> DescribedModel:
     """The surgery that a manifest records."""
-    layout = manifest.to_layout()
-    _check_layout(manifest, layout, stage_shapes(family, base))
-    return _operate(base, architecture, family, layout, manifest.plan, manifest.seed, None)
-
-
-def _check_layout(manifest: Manifest, layout: Layout, shapes: tuple[StageShape, ...]) -> None:
-    """A layout from a file is hostile until it fits the model it claims to be of."""
-    if layout != resolve_layout(manifest.plan, shapes):
+    manifest = target.manifest
+    assert manifest is not None
+    shapes = shapes_of(base)
+    base = _with_trained_head(base, target)
+    layout, plan = manifest.to_layout(), manifest.plan
+    # A layout from a file is hostile until it fits the model it claims to be of.
+    if layout != resolve_layout(plan, stage_shapes(target.family, base)):
         raise ManifestUnreadable("its layout is not what its plan gives on its model")
+    expansion = expand(base, layout, plan, target.family, seed=manifest.seed)
+    groups = dict(expansion.groups)
+    return DescribedModel(
+        target=target,
+        model=expansion.model,
+        layout=layout,
+        groups=groups,
+        train=resolve_train(plan, set(groups.values())),
+        source_shapes=shapes,
+        expansion=expansion,
+        plan=plan,
+    )
 
 
-def architecture_of(manifest: Manifest) -> Architecture:
-    """How to build the model that a bundle was made from."""
-    source = manifest.source
-    return Architecture(source.family, source.architecture, source.arguments)
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """Key -> shape of every parameter, each under its first key."""
+    return {key: parameter.shape for key, parameter in model.named_parameters()}
 
 
 def stage_shapes(family: Family, model: nn.Module) -> tuple[StageShape, ...]:
     """The stages of a model as the plan layer knows them."""
     return tuple(StageShape(ref.path, ref.depth, ref.width) for ref in family.stages(model))
-
-
-def refuse_source_options(target: str, options: SourceOptions) -> None:
-    """A bundle knows its architecture.
-
-    Raises:
-        OptionError: an option says otherwise.
-    """
-    if options.arch or options.model_kwargs or options.random_weights:
-        raise OptionError(
-            "--arch, --model-kwargs and --random-weights are not for bundles: the manifest knows "
-            "the architecture",
-            where=target,
-        )

@@ -1,36 +1,25 @@
-"""Models in memory: a bundle as a module and back, and surgery on a module that is there."""
+"""Models with weights: a bundle or a checkpoint as an ordinary module."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from scalenet_cli.bundle.digests import check_digests
 from scalenet_cli.bundle.read import Bundle, map_tensors
-from scalenet_cli.bundle.staging import check_output
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.errors import BundleTieBroken, ManifestUnreadable, OptionError
-from scalenet_cli.families import family as find_family
-from scalenet_cli.files.lock import sole_writer
-from scalenet_cli.files.output_parts import require_outside_run
-from scalenet_cli.models.describe import (
-    architecture_of,
-    blaming,
-    fit_layout,
-    head_size,
-    rescale,
-)
-from scalenet_cli.models.loaded import Loaded
-from scalenet_cli.models.save import BundleSaver, write_model
-from scalenet_cli.plan.load import load_plan, plan_from_dict
+from scalenet_cli.models.describe import DescribedModel, describe, head_size
+from scalenet_cli.models.save_pretrained import BundleSaver
+from scalenet_cli.models.target import Target, blaming_manifest, target_of
+from scalenet_cli.plan.load import load_plan
 from scalenet_cli.plan.schema import GROUPS, ExpansionPlan, Group
-from scalenet_cli.plan.train import resolve_train
-from scalenet_cli.surgery import Expansion, expand, verify_ties
+from scalenet_cli.surgery import Expansion, verify_ties
 from scalenet_cli.surgery.assign import set_parameters
 from scalenet_cli.surgery.groups import freeze
 from scalenet_cli.surgery.guard import guard_ties
-from scalenet_cli.surgery.values import compute_value
 
 Trainable = Literal["plan", "all", "none"]
 
@@ -62,83 +51,79 @@ def load(path: str | Path, *, check: bool = True, train: Trainable = "plan") -> 
     return loaded.model
 
 
-def save(
-    model: nn.Module, output: str | Path, *, start: str | Path, force: bool = False, steps: int = 0
-) -> None:
-    """Writes a model that came from ``load(start)``, and was trained since, as a bundle.
-
-    What changed is found by comparing tensors. Each is stored in the type that it has in ``start``;
-    files in which nothing changed are linked. ``steps`` is added to those in the manifest.
+def load_bundle(path: str | Path, *, check: bool = True) -> DescribedModel:
+    """Like :func:`load`, with everything known about the model; all Parameters require gradients.
 
     Raises:
-        OutputExists: the output is there, and there is no ``force``; or it is part of a run.
-        OutputInUse: another command is writing there.
-        OptionError: the model is not that of ``start``.
-        BundleError: ``start`` is damaged, or a tie of the model was broken.
+        BundleError: see load.
     """
-    output = Path(output)
-    check_output(output, force=force)
-    require_outside_run(output)
-    tensors = dict(model.named_parameters())
-    with sole_writer(output):
-        check_output(output, force=force)  # once more: it may have appeared meanwhile
-        write_model(model, load_bundle(start), tensors, output, steps=steps)
+    return read_steadily(Path(path), lambda bundle: load_target(target_of(bundle), check=check))
 
 
-def _trained_groups(loaded: Loaded, train: Trainable) -> tuple[Group, ...]:
+def load_target(target: Target, *, check: bool = True) -> DescribedModel:
+    """The model of a target that is open, with its weights; see load_weights.
+
+    The digests of a bundle are compared first: a damaged one is called damaged.
+    """
+    if check and target.bundle is not None:
+        check_digests(target.bundle)
+    return load_weights(describe(target), check=False)
+
+
+def load_weights(
+    described: DescribedModel, bundle: Bundle | None = None, *, check: bool = True
+) -> DescribedModel:
+    """Puts the weights into a described model, in place, and returns it in evaluation mode.
+
+    They come from its own target, or from another ``bundle`` of the same model, such as that which
+    a run started from. A bundle's tensors are mapped, not read; ``check`` compares their digests.
+
+    Raises:
+        BundleError, CheckpointError: the tensors are not those of the model.
+    """
+    bundle = bundle or described.target.bundle
+    if bundle is None:
+        return _load_source(described)
+    if check:
+        check_digests(bundle)
+    with blaming_manifest(bundle.folder):
+        _fill(described, bundle)
+        described.family.finish(described.model, bundle.folder, frozenset(bundle.manifest.files))
+    described.model.eval()
+    return described
+
+
+def _load_source(described: DescribedModel) -> DescribedModel:
+    source = described.target.source_with_weights()
+    set_parameters(described.model, {key: tensor.read() for key, tensor in source.tensors.items()})
+    folder = described.target.files_folder() if source.carried else Path()
+    described.family.finish(described.model, folder, [path.name for path in source.carried])
+    described.model.eval()
+    return described
+
+
+def _trained_groups(loaded: DescribedModel, train: Trainable) -> tuple[Group, ...]:
     if train != "plan":
         return GROUPS if train == "all" else ()
     trained = loaded.bundle.manifest.trained
     return loaded.train if trained is None else trained.groups
 
 
-def load_bundle(path: str | Path, *, check: bool = True, num_classes: int | None = None) -> Loaded:
-    """Like :func:`load`, with family, layout and groups; all Parameters require gradients.
-
-    ``num_classes`` puts a new head on the model, of which the tensors have no data yet.
-
-    Raises:
-        BundleError: see load.
-    """
-
-    def read(bundle: Bundle) -> Loaded:
-        if check:
-            check_digests(bundle)
-        with blaming(bundle.folder):
-            return _build(bundle, num_classes)
-
-    return read_steadily(Path(path), read)
-
-
-def _build(bundle: Bundle, num_classes: int | None) -> Loaded:
-    manifest = bundle.manifest
-    architecture = architecture_of(manifest)
-    family = find_family(architecture.family)
-    base = family.build(architecture)
-    tensors = dict(map_tensors(bundle, "base"))
-    _require_keys(base, tensors, "base")
-    set_parameters(base, tensors)
-    if "plan.yaml" not in manifest.files:
-        raise ManifestUnreadable("it lists no plan.yaml")
-    if _written_plan(bundle) != manifest.plan:
-        raise ManifestUnreadable("its plan is not the one in plan.yaml")
-    head = head_size(manifest) if num_classes is None else num_classes
-    if head is not None:
-        family.replace_head(base, head)
-    described = rescale(base, architecture, family, manifest)
+def _fill(described: DescribedModel, bundle: Bundle) -> None:
+    """The tensors of both parts of a bundle; then everything that its manifest says must hold."""
     expansion = described.expansion
     assert expansion is not None
-    _fill_instances(bundle, described.model, expansion, new_head=num_classes is not None)
-    family.finish(described.model, bundle.folder, frozenset(manifest.files))
-    return Loaded(
-        described.model.eval(),
-        family,
-        described.layout,
-        described.groups,
-        described.train,
-        expansion.base_keys,
-        bundle,
-    )
+    _require_same_plan(bundle)
+    _fill_base(described, bundle, expansion)
+    _fill_instances(described.model, bundle, expansion)
+    _require_ties(described.model, bundle, expansion)
+
+
+def _require_same_plan(bundle: Bundle) -> None:
+    if "plan.yaml" not in bundle.manifest.files:
+        raise ManifestUnreadable("it lists no plan.yaml")
+    if _written_plan(bundle) != bundle.manifest.plan:
+        raise ManifestUnreadable("its plan is not the one in plan.yaml")
 
 
 def _written_plan(bundle: Bundle) -> ExpansionPlan:
@@ -152,78 +137,59 @@ def _written_plan(bundle: Bundle) -> ExpansionPlan:
     return plan.model_copy(update={"start": bundle.manifest.plan.start})
 
 
-def _fill_instances(
-    bundle: Bundle, model: nn.Module, expansion: Expansion, *, new_head: bool
-) -> None:
-    """Puts in what belongs to instances and overrides the base; then all ties must hold."""
-    manifest = bundle.manifest
-    own = dict(map_tensors(bundle, "instances"))
-    if new_head:
-        own = {key: own[key] for key in own if expansion.groups.get(key) != "head"}
+def _fill_base(described: DescribedModel, bundle: Bundle, expansion: Expansion) -> None:
+    """The source's tensors under the first of their keys; ties put them under the others.
+
+    Those of a head that training replaced are in the bundle, and in the model no more.
+    """
+    tensors = map_tensors(bundle, "base")
+    _require_fit(described.source_shapes, tensors, "base")
+    lacking = [key for key in described.source_shapes if key not in tensors]
+    if lacking:
+        raise ManifestUnreadable(f"no base tensor {lacking[0]}")
+    replaced = head_size(bundle.manifest) is not None
+    kept = {
+        names[0]: tensors[key]
+        for key, names in expansion.base_keys.items()
+        if key in tensors and not (replaced and expansion.groups.get(names[0]) == "head")
+    }
+    set_parameters(described.model, kept)
+
+
+def _fill_instances(model: nn.Module, bundle: Bundle, expansion: Expansion) -> None:
+    """What belongs to instances, and what overrides the base."""
+    own = map_tensors(bundle, "instances")
     missing = expansion.owned.keys() - own.keys()
     if missing:
         raise ManifestUnreadable(
             f"no instance tensor {sorted(missing)[0]}", where=str(bundle.folder)
         )
-    _require_keys(model, own, "instance", complete=False)
-    set_parameters(model, own)
-    empty = [key for key, parameter in model.named_parameters() if parameter.is_meta]
-    if empty and not new_head:
-        raise ManifestUnreadable(f"no tensor {empty[0]}", where=str(bundle.folder))
-    if manifest.ties != dict(expansion.ties):
-        wrong = [k for k, v in expansion.ties.items() if manifest.ties.get(k) != v]
-        raise BundleTieBroken(
-            f"the manifest's ties are not those of its plan and layout; first: "
-            f"{sorted({*wrong, *(manifest.ties.keys() - expansion.ties.keys())})[0]}",
-            hint="the manifest was changed: expand the source again",
-        )
-    verify_ties(model, manifest.ties)
-
-
-def _require_keys(
-    model: nn.Module, tensors: dict[str, torch.Tensor], kind: str, *, complete: bool = True
-) -> None:
-    """Names and shapes of a bundle's tensors are the model's."""
     shapes = {
         key: parameter.shape for key, parameter in model.named_parameters(remove_duplicate=False)
     }
+    _require_fit(shapes, own, "instance")
+    set_parameters(model, own)
+    empty = [key for key, parameter in model.named_parameters() if parameter.is_meta]
+    if empty:
+        raise ManifestUnreadable(f"no tensor {empty[0]}", where=str(bundle.folder))
+
+
+def _require_ties(model: nn.Module, bundle: Bundle, expansion: Expansion) -> None:
+    listed = bundle.manifest.ties
+    if listed != dict(expansion.ties):
+        wrong = [k for k, v in expansion.ties.items() if listed.get(k) != v]
+        raise BundleTieBroken(
+            f"the manifest's ties are not those of its plan and layout; first: "
+            f"{sorted({*wrong, *(listed.keys() - expansion.ties.keys())})[0]}",
+            hint="the manifest was changed: expand the source again",
+        )
+    verify_ties(model, listed)
+
+
+def _require_fit(
+    shapes: Mapping[str, torch.Size], tensors: Mapping[str, torch.Tensor], kind: str
+) -> None:
+    """Names and shapes of a bundle's tensors are the model's."""
     for key, tensor in tensors.items():
         if key not in shapes or shapes[key] != tensor.shape:
             raise ManifestUnreadable(f"the {kind} tensor {key} does not fit the model")
-    lacking = [key for key, _ in model.named_parameters() if key not in tensors]
-    if complete and lacking:
-        raise ManifestUnreadable(f"no {kind} tensor {lacking[0]}")
-
-
-def expand_module(
-    model: nn.Module, plan: ExpansionPlan | dict[str, Any], *, family: str, seed: int = 0
-) -> nn.Module:
-    """A scaled version of a model in memory, which shares its tensors and leaves it as it is.
-
-    Nothing is frozen, because a tensor that both models share cannot be frozen in one of them:
-    what the plan trains is for the training loop.
-
-    ``family`` is a key of ``scalenet_cli.families.FAMILIES``.
-
-    Raises:
-        PlanError: the plan does not fit the model.
-        UnknownArchitecture: no such family, or the model is of another one.
-    """
-    if not isinstance(plan, ExpansionPlan):
-        plan = plan_from_dict(plan).plan
-    kind = find_family(family)
-    kind.require(model)
-    layout = fit_layout(model, plan, kind)
-    expansion = expand(model, layout, plan, kind, seed=seed)
-    resolve_train(plan, set(expansion.groups.values()))
-    sources = dict(model.named_parameters())
-    blank = dict(expansion.model.named_parameters())
-    device = next(model.parameters()).device
-    values = {
-        key: compute_value(value, key, blank[key], seed=seed, read=sources.__getitem__).to(device)
-        for key, value in expansion.owned.items()
-    }
-    set_parameters(expansion.model, values)
-    guard_ties(expansion.model, kind)
-    kind.save_with(expansion.model, BundleSaver(expansion.model, None))
-    return expansion.model

@@ -6,25 +6,24 @@ from functools import partial
 from pathlib import Path
 
 from scalenet_cli.bundle.tensor_files import ByteSource, Computed
-from scalenet_cli.families import family as find_family
 from scalenet_cli.families.sources import Source
 from scalenet_cli.families.sources.tensors import TensorSpec, spec_of
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters
-from scalenet_cli.models.describe import Described, build_base, scale
-from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.describe import DescribedModel, build_base, scale
 from scalenet_cli.models.start_notes import start_notes
+from scalenet_cli.models.target import Target
 from scalenet_cli.plan.load import PlanDocument
 from scalenet_cli.reports.base import FlopReport, ParameterReport
 from scalenet_cli.surgery import Expansion
 from scalenet_cli.surgery.values import Copied, compute_value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedSurgery:
     """A scaled model without weights, its numbers, and the tensors of both parts of a bundle."""
 
-    described: Described
+    described: DescribedModel
     expansion: Expansion
     parameters: ParameterReport
     flops: FlopReport
@@ -42,9 +41,7 @@ class PlannedSurgery:
         )
 
 
-def plan_surgery(
-    source: Source, document: PlanDocument, options: SourceOptions, where: str
-) -> PlannedSurgery:
+def plan_surgery(target: Target, document: PlanDocument) -> PlannedSurgery:
     """Everything about the scaled model but its bytes: all that can fail before they are written.
 
     ``expand`` and ``check`` both go through here, so that they cannot disagree.
@@ -55,33 +52,30 @@ def plan_surgery(
         CheckpointUnreadable: a file beside the weights cannot be used.
         OptionError: the scaled model's work cannot be counted.
     """
-    architecture = source.architecture
-    family = find_family(architecture.family)
-    base = build_base(architecture, family, source, where)
-    described = scale(base, architecture, family, document, source, options.seed)
+    source, family = target.source, target.family
+    assert source is not None
+    base = build_base(target, source)
+    described = scale(base, target, document)
     assert described.expansion is not None
     # What cannot be loaded later is refused now, by the name that the user knows.
     beside = source.carried[0].parent if source.carried else Path()
     family.finish(described.model, beside, {path.name for path in source.carried})
     size = family.default_input_size(described.model)
     return PlannedSurgery(
-        described,
-        described.expansion,
-        count_parameters(described.model, described.layout, described.groups, described.train),
-        count_flops(described.model, described.layout, family, size),
-        {key: spec_of(parameter, key) for key, parameter in base.named_parameters()},
-        {
+        described=described,
+        expansion=described.expansion,
+        parameters=count_parameters(
+            described.model, described.layout, described.groups, described.train
+        ),
+        flops=count_flops(described.model, described.layout, family, size),
+        base={key: spec_of(parameter, key) for key, parameter in base.named_parameters()},
+        owned={
             key: spec_of(parameter, key)
             for key, parameter in described.model.named_parameters()
             if key in described.expansion.owned
         },
-        tuple(
-            start_notes(
-                document.plan, described.model, described.layout, family, described.groups,
-                described.train,
-            )
-        ),
-    )  # fmt: skip
+        notes=tuple(start_notes(described)),
+    )
 
 
 def owned_tensors(planned: PlannedSurgery, source: Source, seed: int) -> dict[str, ByteSource]:

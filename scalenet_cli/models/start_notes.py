@@ -1,14 +1,10 @@
 """What a user should hear of a start: what it costs before training, and what it keeps silent."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from scalenet_cli.families.base import Family
-from scalenet_cli.plan.layout import Layout
-from scalenet_cli.plan.schema import ExpansionPlan, Group
-
-if TYPE_CHECKING:
-    from torch import nn
+from scalenet_cli.models.describe import DescribedModel
+from scalenet_cli.plan.schema import Group
 
 # Before any training, docs/results.md: top-1 of a ViT on CIFAR-10 (its source has 56.97 %), and
 # perplexity of SmolLM2-135M on C4 (its source has 35.26); `mapping: interpolate`, tied weights.
@@ -18,44 +14,35 @@ _MEASURED: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def start_notes(
-    plan: ExpansionPlan,
-    model: "nn.Module",
-    layout: Layout,
-    family: Family,
-    groups: Mapping[str, Group],
-    train: tuple[Group, ...],
-) -> Iterator[str]:
-    """Notes on the start of a scaled model; ``train`` are the groups that will be trained."""
-    if layout.num_new and plan.start in _MEASURED:
+def start_notes(described: DescribedModel) -> Iterator[str]:
+    """Notes on the start of a scaled model, of which the groups of its plan will be trained."""
+    plan = described.plan
+    assert plan is not None
+    if described.layout.num_new and plan.start in _MEASURED:
         top1, perplexity = _MEASURED[plan.start]
         yield (
             f"start: {plan.start} does not keep what the source computes. Measured before "
             f"training: a ViT fell from 56.97 to {top1} % top-1, the perplexity of SmolLM2 rose "
             f"from 35.26 to {perplexity} (docs/results.md); `start: identity` keeps the source"
         )
-    yield from silence_notes(plan, model, layout, family, groups, train)
+    yield from silence_notes(described, described.train)
 
 
-def silence_notes(
-    plan: ExpansionPlan,
-    model: "nn.Module",
-    layout: Layout,
-    family: Family,
-    groups: Mapping[str, Group],
-    train: tuple[Group, ...],
-) -> Iterator[str]:
-    """A note where gates of 0 stay 0, because no training reaches them."""
+def silence_notes(described: DescribedModel, train: tuple[Group, ...]) -> Iterator[str]:
+    """A note where gates of 0 stay 0, because no training of the groups ``train`` reaches them."""
+    plan, layout, model = described.plan, described.layout, described.model
+    assert plan is not None
     if plan.start != "identity" or not layout.num_new or "gates" in train:
         return
     closing = (
         f"{stage.path}.{slot.position}.{part}.adapter."
         for stage, slot in layout
         if slot.ordinal > 0
-        for part in family.anatomy(model.get_submodule(f"{stage.path}.{slot.position}")).closing
+        for block in (model.get_submodule(f"{stage.path}.{slot.position}"),)
+        for part in described.family.anatomy(block).closing
     )
     adapted = "adapters" in train and any(
-        key.startswith(prefix) for prefix in closing for key in groups
+        key.startswith(prefix) for prefix in closing for key in described.groups
     )
     yield (
         "start: identity gives new blocks gates of 0, and gates are not trained here, so "

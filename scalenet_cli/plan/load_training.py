@@ -7,7 +7,7 @@ from typing import Any
 from scalenet_cli.errors import OptionError, PlanError, PlanErrors, PlanSchema, PlanUnreadable
 from scalenet_cli.plan.load import read_text, validate
 from scalenet_cli.plan.recipes import recipe_path, training_recipe_names
-from scalenet_cli.plan.training import RECIPES, Recipe, TaskName
+from scalenet_cli.plan.training import DEFAULT_TASK, RECIPES, Recipe, TaskName, current_task_name
 from scalenet_cli.plan.yaml_text import dump_yaml, parse_value, parse_yaml
 
 
@@ -26,7 +26,7 @@ def load_training_recipe(
             another task.
     """
     if reference is None:
-        recipe: Recipe = RECIPES[task or "images"]()
+        recipe: Recipe = RECIPES[task or DEFAULT_TASK]()
     else:
         recipe = _read_recipe(str(reference), task)
     if not settings:
@@ -107,12 +107,12 @@ def _read_recipe(reference: str, task: TaskName | None) -> Recipe:
     parsed = parse_yaml(text, str(path))
     if not isinstance(parsed.data, dict):
         raise PlanSchema("a recipe is a mapping of keys to values", where=parsed.where(()))
-    named = parsed.data.get("task", task or "images")
+    named = current_task_name(parsed.data.get("task", task or DEFAULT_TASK))
     if task is not None and named != task and named in RECIPES:
         raise PlanSchema(
             f"the recipe is for {named}, but the model's task is {task}",
             where=parsed.where(("task",)),
             hint=f"`scalenet recipes` lists those for {task}",
         )
-    kind = RECIPES[named] if isinstance(named, str) and named in RECIPES else RECIPES["images"]
+    kind = RECIPES[named] if isinstance(named, str) and named in RECIPES else RECIPES[DEFAULT_TASK]
     return validate(kind, parsed)

@@ -32,6 +32,20 @@ NonNegative = Annotated[Float, Field(ge=0)]
 Positive = Annotated[Float, Field(gt=0)]
 Below1 = Annotated[Fraction, Field(lt=1)]
 Pair = BeforeValidator(_pair)
+# What recipes and records of version 0.1.0 call the tasks.
+_FORMER_NAMES: Final = {"images": "image-classification", "language": "causal-lm"}
+
+
+def current_task_name(value: object) -> object:
+    """The name of a task, also where a file has its former one; other values as they are.
+
+    >>> current_task_name("images"), current_task_name("causal-lm")
+    ('image-classification', 'causal-lm')
+    """
+    return _FORMER_NAMES.get(value, value) if isinstance(value, str) else value
+
+
+CurrentName = BeforeValidator(current_task_name)
 MAX_BATCH: Final = 1_000_000
 MAX_STEPS: Final = 1_000_000_000
 MAX_ERASED: Final = 1000
@@ -132,7 +146,9 @@ class ImageRecipe(TrainingRecipe):
     """How to train an image classifier; the defaults are the paper's."""
 
     default_warmup_share: ClassVar[float] = 0.2
-    task: Literal["images"] = Field("images", description="what is trained")
+    task: Annotated[Literal["image-classification"], CurrentName] = Field(
+        "image-classification", description="what is trained"
+    )
     layer_decay: Annotated[Float, Field(gt=0, le=1)] | None = Field(
         None, description="factor per block from the head down; a tied tensor counts once, at the "
         "depth of its first use",
@@ -178,7 +194,9 @@ class LanguageRecipe(TrainingRecipe):
     """How to train a causal language model; the defaults are for instruction data."""
 
     default_warmup_share: ClassVar[float] = 0.03
-    task: Literal["language"] = Field("language", description="what is trained")
+    task: Annotated[Literal["causal-lm"], CurrentName] = Field(
+        "causal-lm", description="what is trained"
+    )
     epochs: Count = Field(3, le=MAX_STEPS, description="passes over the training data")
     batch_size: Count = Field(
         128, le=MAX_BATCH, description="sequences per optimizer step, of all devices together"
@@ -205,8 +223,11 @@ class LanguageRecipe(TrainingRecipe):
 
 
 Recipe = ImageRecipe | LanguageRecipe
-TaskName = Literal["images", "language"]
+# A key of TASKS.
+TaskName = str
 RECIPES: Final[dict[TaskName, type[ImageRecipe] | type[LanguageRecipe]]] = {
-    "images": ImageRecipe,
-    "language": LanguageRecipe,
+    "image-classification": ImageRecipe,
+    "causal-lm": LanguageRecipe,
 }
+# Of recipes that name no task.
+DEFAULT_TASK: Final[TaskName] = "image-classification"

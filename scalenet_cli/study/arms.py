@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from scalenet_cli.errors import OptionError, PlanError, PlanErrors
 from scalenet_cli.measure.flops import count_flops, count_pass
-from scalenet_cli.models.describe import Described
+from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.load import PlanDocument
@@ -118,7 +118,7 @@ class ArmBuilder:
         return Arm(entry.name, reference, options, plan, recipe, cost, described.layout)
 
     def _cost(
-        self, entry: ArmEntry, described: Described, recipe: Recipe, num_samples: int
+        self, entry: ArmEntry, described: DescribedModel, recipe: Recipe, num_samples: int
     ) -> ArmCost:
         model, family = described.model, described.family
         trained = train_set(described.groups, described.train, recipe, new_head=self.tasks.new_head)

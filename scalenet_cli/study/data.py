@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from scalenet_cli.errors import PlanSchema, ScalenetError
-from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Architecture, Family
-from scalenet_cli.families.sources import Source, open_source
 from scalenet_cli.models.describe import build_base
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import Target, open_checkpoint
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.plan.load_training import recipe_text
 from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 _PREPROCESSING: Final = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
 # What of a study's data is for one task only.
 _ONLY_FOR: Final[dict[TaskName, tuple[str, ...]]] = {
-    "images": ("dataset", "class_map", "num_classes", "reset_head", "skip_corrupt"),
-    "language": ("val_data", "tokenizer"),
+    "image-classification": ("dataset", "class_map", "num_classes", "reset_head", "skip_corrupt"),
+    "causal-lm": ("val_data", "tokenizer"),
 }
 BASE_PLAN: Final[dict[str, Any]] = {
     "version": 1,
@@ -47,16 +46,28 @@ BASE_PLAN: Final[dict[str, Any]] = {
 class StudySource:
     """The source without its weights. ``base`` has the head that the data need."""
 
-    reference: str
-    options: SourceOptions
-    source: Source
-    family: Family
+    target: Target
     base: "nn.Module"
+
+    @property
+    def reference(self) -> str:
+        """As the study names it, from this process's folder."""
+        return self.target.reference
+
+    @property
+    def options(self) -> SourceOptions:
+        """How to read it."""
+        return self.target.options
+
+    @property
+    def family(self) -> Family:
+        """Of its model."""
+        return self.target.family
 
     @property
     def architecture(self) -> Architecture:
         """What is built."""
-        return self.source.architecture
+        return self.target.architecture
 
     @property
     def task(self) -> TaskName:
@@ -80,11 +91,12 @@ class StudySource:
 
     def scratch(self) -> tuple[str, SourceOptions]:
         """How the same model is opened with random weights."""
-        if self.family.task == "language" or self.reference.startswith("timm:"):
+        if self.family.task == "causal-lm" or self.reference.startswith("timm:"):
             options = SourceOptions(self.options.arch, self.options.model_kwargs, True)
             return self.reference, options
         arguments = {**self.architecture.arguments, **self.options.model_kwargs}
-        known = self.source.preprocessing
+        assert self.target.source is not None
+        known = self.target.source.preprocessing
         shown = {key: known[key] for key in _PREPROCESSING if key in known}
         named = f"timm:{self.architecture.name}"
         return named, SourceOptions(None, {**shown, **arguments}, True)
@@ -100,19 +112,15 @@ def open_study_source(document: StudyDocument) -> StudySource:
     study = document.study
     reference = document.place(study.source)
     options = SourceOptions(study.arch, study.model_kwargs, study.random_weights)
-    source = open_source(
-        reference, arch=options.arch, arguments=options.model_kwargs, weights=False
-    )
-    family = find_family(source.architecture.family)
-    _refuse_other_task(document, family.task)
-    base = build_base(source.architecture, family, source, reference)
-    return StudySource(reference, options, source, family, base)
+    target = open_checkpoint(reference, options)
+    _refuse_other_task(document, target.family.task)
+    return StudySource(target, build_base(target, target.source))
 
 
 def _refuse_other_task(document: StudyDocument, task: TaskName) -> None:
     """Entries of the data that would mean nothing for this source."""
-    names = {"images": "image classifiers", "language": "language models"}
-    other: TaskName = "language" if task == "images" else "images"
+    names = {"image-classification": "image classifiers", "causal-lm": "language models"}
+    other: TaskName = "causal-lm" if task == "image-classification" else "image-classification"
     for key in _ONLY_FOR[other]:
         if getattr(document.study.data, key):
             raise PlanSchema(
@@ -178,15 +186,10 @@ def open_images(document: StudyDocument, source: StudySource) -> ImageData:
     Raises:
         DataError, OptionError: they cannot be used.
     """
-    from scalenet_cli.tasks.image_classification.data.preprocessing import resolve_preprocessing
-    from scalenet_cli.tasks.image_classification.head import ImageFacts, fit_classes, open_splits
-    from scalenet_cli.tasks.image_classification.known_classes import source_classes
+    from scalenet_cli.tasks.image_classification.head import fit_classes, image_facts, open_splits
 
     data = document.study.data
-    config = resolve_preprocessing(source.base)
-    num_classes = int(vars(source.base)["num_classes"])
-    known = source_classes(source.source, num_classes, is_random=source.options.random_weights)
-    facts = ImageFacts(num_classes, config, known)
+    facts = image_facts(source.target, source.base)
     train, val = open_splits(data_options(document), facts.channels)
     head = fit_classes(
         facts, train, wanted=data.num_classes, mapped=data.class_map is not None,
@@ -194,7 +197,7 @@ def open_images(document: StudyDocument, source: StudySource) -> ImageData:
     )  # fmt: skip
     if head.is_new:
         source.family.replace_head(source.base, head.num_classes)
-    return ImageData(train, val, dict(config), head)
+    return ImageData(train, val, dict(facts.config), head)
 
 
 @final
@@ -206,7 +209,9 @@ class TaskMaker:
     ) -> None:
         self._document, self._source = document, source
         self._devices, self._work = devices, work
-        self._images = open_images(document, source) if source.task == "images" else None
+        self._images = (
+            open_images(document, source) if source.task == "image-classification" else None
+        )
         self._made: dict[str, Task] = {}
         self._corpora: dict[tuple[object, ...], Corpus] = {}
         self._records: dict[tuple[object, ...], DataRecord] = {}
@@ -271,12 +276,13 @@ class TaskMaker:
     def _corpus(self, recipe: LanguageRecipe) -> "Corpus":
         """How many sequences the records are is only known once they are tokens."""
         from scalenet_cli.tasks.causal_lm.data.corpus import open_corpus
-        from scalenet_cli.tasks.causal_lm.load_model import tokenizer_folder
 
         key = _read_of(recipe)
         if key not in self._corpora:
             data, base = data_options(self._document), cast(Any, self._source.base)
-            words = tokenizer_folder(self._source.reference, data.tokenizer)
+            words = self._source.target.files_folder(weights=False)
+            if data.tokenizer is not None:
+                words = Path(data.tokenizer)
             self._corpora[key] = open_corpus(words, base.config, recipe, data)
         return self._corpora[key]
 

@@ -13,7 +13,7 @@ from scalenet_cli.files.lock import INSIDE, sole_writer
 from scalenet_cli.files.output_parts import STUDY
 from scalenet_cli.files.staged_file import staged_file
 from scalenet_cli.plan.load_study import StudyDocument
-from scalenet_cli.plan.training import RECIPES
+from scalenet_cli.plan.training import RECIPES, current_task_name
 from scalenet_cli.reports.base import Report
 from scalenet_cli.study.arms import Arm
 from scalenet_cli.training.run_folder import RunFolder
@@ -146,10 +146,13 @@ def require_same(folder: StudyFolder, new: dict[str, Any]) -> tuple[str, ...]:
 def _with_defaults(arm: dict[str, Any]) -> dict[str, Any]:
     """An arm with the entries that recipes have got since it was written: their defaults."""
     recipe = arm.get("recipe")
-    if not isinstance(recipe, dict) or recipe.get("task") not in RECIPES:
+    if not isinstance(recipe, dict):
         return arm
-    defaults = RECIPES[recipe["task"]]().model_dump(mode="json", exclude={"seed"})
-    return {**arm, "recipe": {**defaults, **recipe}}
+    task = current_task_name(recipe.get("task"))
+    if not isinstance(task, str) or task not in RECIPES:
+        return arm
+    defaults = RECIPES[task]().model_dump(mode="json", exclude={"seed"})
+    return {**arm, "recipe": {**defaults, **recipe, "task": task}}
 
 
 def with_kept_arms(folder: StudyFolder, new: dict[str, Any]) -> dict[str, Any]:

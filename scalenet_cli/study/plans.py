@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from scalenet_cli.errors import PlanSchema
-from scalenet_cli.models.describe import Described, scale, stage_shapes
+from scalenet_cli.models.describe import DescribedModel, scale, stage_shapes
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.load import PlanDocument
 from scalenet_cli.plan.load_study import StudyDocument
@@ -30,9 +30,9 @@ class Target:
     stored: int
 
 
-def describe_arm(source: StudySource, plan: PlanDocument) -> Described:
+def describe_arm(source: StudySource, plan: PlanDocument) -> DescribedModel:
     """The source scaled by a plan, on the meta device."""
-    return scale(source.base, source.architecture, source.family, plan, source.source, 0)
+    return scale(source.base, source.target, plan)
 
 
 def make_plan(

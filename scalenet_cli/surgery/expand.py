@@ -41,17 +41,24 @@ class Expansion:
 
 
 def expand(
-    model: nn.Module, layout: Layout, plan: ExpansionPlan, family: Family, *, seed: int = 0
+    model: nn.Module,
+    layout: Layout,
+    plan: ExpansionPlan,
+    family: Family,
+    *,
+    seed: int = 0,
+    check: bool = True,
 ) -> Expansion:
     """A model with one block per slot of the layout, tied as the plan says.
 
-    The seed decides which blocks the SWA baseline averages; nothing else here is random.
+    The seed decides which blocks the SWA baseline averages; nothing else here is random. ``check``
+    is for callers that have not looked for problems of the plan yet.
 
     Raises:
         PlanErrors: everything in the plan that does not fit the model.
         UnknownBlockTensor: the model is not built as its family states.
     """
-    problems = plan_problems(model, plan, family, layout)
+    problems = plan_problems(model, plan, family, layout) if check else ()
     if problems:
         raise PlanErrors(problems)
     expanded = clone_structure(model)

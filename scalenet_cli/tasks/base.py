@@ -8,6 +8,7 @@ from typing import Any, Literal
 from scalenet_cli.bundle.read import Bundle, bundle_folder, is_bundle
 from scalenet_cli.bundle.trained import Start
 from scalenet_cli.errors import OptionError
+from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.models.trained_model import TrainedModel
 from scalenet_cli.reports.base import HeadClasses
@@ -41,10 +42,15 @@ class FinetuneOptions:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for, as each kind of task gets it. ``start`` is the bundle to train from."""
+    """What was asked for, as each kind of task gets it.
+
+    ``described`` is the model of the bundle ``source``. ``start`` is the bundle to train from: the
+    same one, or that which a resumed run began with.
+    """
 
     source: Bundle
-    start: Path
+    described: DescribedModel
+    start: Bundle
     data: DataOptions
     options: FinetuneOptions
 

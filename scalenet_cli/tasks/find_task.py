@@ -1,7 +1,6 @@
 """What a target's model is for: no weights are read and, where that is possible, no torch."""
 
 from pathlib import Path
-from typing import Literal
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.errors import CheckpointError
@@ -10,7 +9,7 @@ from scalenet_cli.families import family as find_family
 from scalenet_cli.families.sources import HUB
 from scalenet_cli.families.sources.folder import read_config
 
-TargetTask = Literal["images", "language"]
+TargetTask = str
 
 
 def task_of(target: str) -> TargetTask:
@@ -26,7 +25,7 @@ def task_of(target: str) -> TargetTask:
     if is_bundle(folder):
         name = read_manifest(folder).source.family
         # What a manifest claims is checked where the model is built.
-        return find_family(name).task if name in FAMILIES else "images"
+        return find_family(name).task if name in FAMILIES else "image-classification"
     if target.startswith(HUB):
         from scalenet_cli.families.sources.hub import fetch_repository
 
@@ -34,5 +33,5 @@ def task_of(target: str) -> TargetTask:
     try:
         config = read_config(folder)
     except (CheckpointError, OSError, ValueError):
-        return "images"
-    return "images" if "architecture" in config else "language"
+        return "image-classification"
+    return "image-classification" if "architecture" in config else "causal-lm"

@@ -10,22 +10,23 @@ from scalenet_cli.tasks.find_task import TargetTask
 OPTION: Final = "--fail-under"
 # Of these more is better, up to the largest value that they can have.
 _LARGEST: Final[Mapping[TargetTask, Mapping[str, float]]] = {
-    "images": {"top1": 100, "top5": 100},
-    "language": {"acc": 1, "acc_norm": 1},
+    "image-classification": {"top1": 100, "top5": 100},
+    "causal-lm": {"acc": 1, "acc_norm": 1},
 }
 # Of these less is better.
 _LIMITS: Final[Mapping[TargetTask, tuple[str, ...]]] = {
-    "images": ("loss",),
-    "language": ("perplexity", "loss", "bits_per_byte"),
+    "image-classification": ("loss",),
+    "causal-lm": ("perplexity", "loss", "bits_per_byte"),
 }
 _HINTS: Final[Mapping[TargetTask, str]] = {
-    "images": "for example top1=82.5,top5=96 (per cent, at least) or loss=0.9 (at most)",
-    "language": "for example perplexity=30 (also loss and bits_per_byte; at most) or acc=0.6 (also "
-    "acc_norm; a share, at least)",
+    "image-classification": "for example top1=82.5,top5=96 (per cent, at least) or loss=0.9 (at "
+    "most)",
+    "causal-lm": "for example perplexity=30 (also loss and bits_per_byte; at most) or acc=0.6 "
+    "(also acc_norm; a share, at least)",
 }
 
 
-def parse_thresholds(text: str, task: TargetTask = "images") -> dict[str, float]:
+def parse_thresholds(text: str, task: TargetTask = "image-classification") -> dict[str, float]:
     """``top1=82.5,top5=96,loss=0.9``: at least, at least, at most.
 
     >>> parse_thresholds("top1=82.5,loss=0.9")
@@ -60,7 +61,7 @@ def _wrong(fact: str, task: TargetTask) -> OptionError:
 def require_thresholds(
     results: Sequence[tuple[str, Mapping[str, float]]],
     wanted: Mapping[str, float],
-    task: TargetTask = "images",
+    task: TargetTask = "image-classification",
 ) -> None:
     """Every result that has a metric reaches its threshold; one that is met exactly is.
 

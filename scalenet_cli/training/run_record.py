@@ -1,19 +1,25 @@
 """What a run was started with, and how a resumed one differs."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from scalenet_cli.plan.schema import Strict
-from scalenet_cli.plan.training import TaskName
+from scalenet_cli.plan.training import CurrentName, TaskName
 from scalenet_cli.training.contents import DataContents
 
 FORMAT: Final = 1
 # Options beside --data that decide samples and head; the recipe of the run does not keep them.
 _SAME: Final[Mapping[TaskName, tuple[str, ...]]] = {
-    "images": ("--limit-train", "--limit-val", "--class-map", "--num-classes", "--reset-head"),
-    "language": ("--limit-train", "--limit-val", "--val-data"),
+    "image-classification": (
+        "--limit-train",
+        "--limit-val",
+        "--class-map",
+        "--num-classes",
+        "--reset-head",
+    ),
+    "causal-lm": ("--limit-train", "--limit-val", "--val-data"),
 }
 
 
@@ -35,7 +41,7 @@ class RunRecord(Strict):
     bundle: str = Field(description="digest of the manifest that the run started from")
     train: SplitRecord
     val: SplitRecord
-    task: TaskName = "images"
+    task: Annotated[TaskName, CurrentName] = "image-classification"
     num_classes: int | None = Field(None, description="of an image classifier")
     new_head: bool = False
     classes: dict[str, int] = Field(default_factory=dict)
@@ -51,7 +57,7 @@ def compare_records(old: RunRecord, new: RunRecord) -> tuple[tuple[str, ...], tu
     """
     found = [*_other_data(old, new), *_other_head(old, new)]
     if old.bundle != new.bundle:
-        name = "bundle" if new.task == "images" else "bundle or tokenizer"
+        name = "bundle" if new.task == "image-classification" else "bundle or tokenizer"
         found.append(f"{name}: digest {old.bundle[:12]} -> {new.bundle[:12]}")
     if not found:
         return (), ()

@@ -29,7 +29,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from scalenet_cli.models.load import expand_module
+from scalenet_cli.models.expand_module import expand_module
 from scalenet_cli.surgery.instance import AdjustedLinear
 
 # glibc gives what a step frees back to the system, and the next step gets it page by page. Where

@@ -19,7 +19,8 @@ from scalenet_cli.bundle.tensor_files import TensorFile, write_file
 from scalenet_cli.families.sources.safetensors_file import read_header
 from scalenet_cli.families.sources.tensors import hold
 from scalenet_cli.models.load import load_bundle
-from scalenet_cli.tasks.image_classification.load_model import open_model
+from scalenet_cli.models.target import open_target
+from scalenet_cli.tasks.image_classification.load_model import load_classifier
 from tests.cli.helpers import change_manifest
 from tests.laws.building import make_plan, sources_of, write_plan, write_source
 from tests.laws.oracle import run_in_mapping_order
@@ -77,8 +78,10 @@ def write_pickled(case: TinyCase, folder: Path) -> Path:
 def test_one_sample_gives_the_same_bits(name: str, write: Writer, tmp_path: Path) -> None:
     case = single(tiny_case(name))
     source = write(case, tmp_path / "source")
-    if case.family.task == "images":
-        assert torch.equal(case.logits(open_model(str(source)).model), case.logits(case.model))
+    if case.family.task == "image-classification":
+        assert torch.equal(
+            case.logits(load_classifier(open_target(source)).model), case.logits(case.model)
+        )
     for start in ("identity", "copy"):
         plan = make_plan(case, start=start)
         expand_checkpoint(source, write_plan(plan, tmp_path / f"{start}.yaml"), tmp_path / start)

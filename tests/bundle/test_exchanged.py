@@ -97,7 +97,7 @@ SEAMS = [
     ("models.load.check_digests", True),
     ("models.load.map_tensors", True),
     ("models.load.load_plan", False),
-    ("models.load.rescale", False),
+    ("models.load.describe", False),
 ]
 
 

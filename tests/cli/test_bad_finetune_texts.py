@@ -95,7 +95,7 @@ def test_data(
 OPTIONS: list[tuple[tuple[Any, ...], str, tuple[str, ...]]] = [
     (("--set", "mixup=1"), "plan-schema", ("unknown key `mixup`",)),
     (("--drop-path", 0.1), "plan-schema", ("unknown key `drop_path`",)),
-    (("--recipe", "training/paper"), "plan-schema", ("the recipe is for images",)),
+    (("--recipe", "training/paper"), "plan-schema", ("the recipe is for image-classification",)),
     (("--dataset", "hfds/x"), "option", ("--dataset is for image classifiers",)),
     (("--class-map", "x.txt"), "option", ("--class-map is for image classifiers",)),
     (("--reset-head",), "option", ("--reset-head is for image classifiers",)),
@@ -222,7 +222,7 @@ def test_images_refuse_what_is_for_texts(run: Run, tmp_path: Path) -> None:
     for option, code, says in (
         (("--val-data", "x.jsonl"), "option", ("--val-data is for language models",)),
         (("--set", "max_length=5"), "plan-schema", ("unknown key `max_length`",)),
-        (("--recipe", "training/alpaca"), "plan-schema", ("the recipe is for language",)),
+        (("--recipe", "training/alpaca"), "plan-schema", ("the recipe is for causal-lm",)),
     ):
         arguments = images(ground, tmp_path / "run", *option)
         refuse(run, tmp_path, *arguments, status=USAGE, code=code, says=says)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from scalenet_cli.families.sources import open_source
+from scalenet_cli.models.target import open_target
 from scalenet_cli.tasks.causal_lm.data.tokenizers import load_tokenizer
-from scalenet_cli.tasks.causal_lm.load_model import tokenizer_folder
 from tests.tasks.causal_lm.helpers import write_model
 
 
@@ -31,7 +31,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_tokenizer_comes_without_the_weights(repository: Path) -> None:
-    folder = tokenizer_folder("hf:someone/tiny@v1", None)
+    folder = open_target("hf:someone/tiny@v1").files_folder(weights=False)
     assert load_tokenizer(folder).vocab_size == 64
     assert not (folder / "model.safetensors").exists()
 

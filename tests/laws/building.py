@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scalenet_cli.models.describe import stage_shapes
-from scalenet_cli.models.load import expand_module
+from scalenet_cli.models.expand_module import expand_module
 from scalenet_cli.plan.load import parse_plan
 from scalenet_cli.plan.resolve import resolve_layout
 from scalenet_cli.plan.schema import ExpansionPlan

@@ -9,7 +9,7 @@ from scalenet_cli import SourceOptions, flops
 from scalenet_cli.measure.flops import count_flops, count_pass
 from scalenet_cli.measure.throughput import logits_of, loss_of
 from scalenet_cli.models.describe import stage_shapes
-from scalenet_cli.models.load import expand_module
+from scalenet_cli.models.expand_module import expand_module
 from scalenet_cli.plan.resolve import plain_layout, resolve_layout
 from scalenet_cli.plan.schema import GROUPS, Group
 from scalenet_cli.reports.base import FlopReport

@@ -13,6 +13,7 @@ from scalenet_cli.errors import OptionError
 from scalenet_cli.measure.memory import training_memory
 from scalenet_cli.measure.throughput import TrainingStep, make_work, take_turns
 from scalenet_cli.models.describe import describe
+from scalenet_cli.models.target import open_target
 from scalenet_cli.plan.load import load_plan
 from tests.conftest import PLAN
 from tests.models import ARCHITECTURES
@@ -140,7 +141,7 @@ def test_saved_activations_are_what_autograd_keeps(name: str, plan: str) -> None
     architecture = ARCHITECTURES[name]
     options = SourceOptions(model_kwargs=dict(architecture.arguments))
     document = load_plan(plan)
-    described = describe(f"timm:{architecture.name}", options, document)
+    described = describe(open_target(f"timm:{architecture.name}", options), document)
     variants, _ = make_variants(described, document.plan, 0)
     found = {}
     for variant in variants:
@@ -163,7 +164,7 @@ def test_saved_activations_are_what_autograd_keeps(name: str, plan: str) -> None
 
 def test_variants_keep_their_ties_and_untied_has_none(plan: str) -> None:
     document = load_plan(plan)
-    described = describe(TARGET, OPTIONS, document)
+    described = describe(open_target(TARGET, OPTIONS), document)
     variants, _ = make_variants(described, document.plan, 0)
     for variant in variants:
         materialise(variant, described.family, CPU)
@@ -174,7 +175,7 @@ def test_variants_keep_their_ties_and_untied_has_none(plan: str) -> None:
 
 def test_a_step_changes_what_is_trained_and_nothing_else(plan: str) -> None:
     document = load_plan(plan)
-    described = describe(TARGET, OPTIONS, document)
+    described = describe(open_target(TARGET, OPTIONS), document)
     variants, _ = make_variants(described, document.plan, 0)
     scaled = next(variant for variant in variants if variant.name == "scaled")
     materialise(scaled, described.family, CPU)

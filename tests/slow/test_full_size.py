@@ -20,7 +20,7 @@ from scalenet_cli.families import family
 from scalenet_cli.families.base import Architecture
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.models.describe import stage_shapes
-from scalenet_cli.models.load import expand_module
+from scalenet_cli.models.expand_module import expand_module
 from scalenet_cli.plan.resolve import resolve_layout
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.surgery import verify_ties

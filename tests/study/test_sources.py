@@ -62,7 +62,7 @@ def test_texts_are_read_once_for_all_recipes_that_read_them_alike(
     monkeypatch.setattr(corpus, "open_corpus", counted)
     document, source = opened(write_language_study(tmp_path))
     tasks = TaskMaker(document, source, open_devices("cpu"), Work(workers=0))
-    recipe = document.recipe(0, "language")
+    recipe = document.recipe(0, "causal-lm")
     faster = recipe.model_copy(update={"lr": 1.0})
     assert tasks.make(recipe, "here") is not tasks.make(faster, "here")
     assert tasks.record(recipe) == tasks.record(faster)

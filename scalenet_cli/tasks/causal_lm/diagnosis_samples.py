@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 from scalenet_cli.measure.diagnosed_model import DiagnosedModel, require_room
 from scalenet_cli.measure.model_outputs import Samples
+from scalenet_cli.models.target import use_target
 from scalenet_cli.tasks.causal_lm.data.corpus import evaluation_records, longest
 from scalenet_cli.tasks.causal_lm.data.examples import ExampleMaker
 from scalenet_cli.tasks.causal_lm.data.samples import IGNORED, TokenRows, collate_rows
 from scalenet_cli.tasks.causal_lm.data.sequences import Sequences, shortfalls, tokenize
-from scalenet_cli.tasks.causal_lm.load_model import open_language_model
+from scalenet_cli.tasks.causal_lm.load_model import load_language_model
 from scalenet_cli.training.data import evenly_spaced
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ def open_texts(work: "Diagnosis", target: str, *, held: int = 0) -> DiagnosedMod
     """
     how = work.how
     records = evaluation_records(work.data, work.how.split, work.how.limit, target=target)
-    opened = open_language_model(
-        target, work.options_of(target), tokenizer=how.tokenizer, precision="fp32"
+    opened = use_target(
+        target,
+        lambda opened: load_language_model(opened, tokenizer=how.tokenizer, precision="fp32"),
+        work.options_of(target),
     )
     length = longest(how.max_length, opened.num_positions, "--max-length")
     maker = ExampleMaker(opened.tokenizer, how.template, train_on_prompt=False)

@@ -7,12 +7,11 @@ from typing import Any
 from scalenet_cli.bundle.trained import Start, start_with
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.sources.carried import is_tokenizer_file, tokenizer_files
-from scalenet_cli.models.describe import describe
-from scalenet_cli.models.load import load_bundle
-from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.load import load_weights
 from scalenet_cli.models.trained_model import TrainedModel
 from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.tasks.base import Parts, Request
+from scalenet_cli.tasks.causal_lm import NAME
 from scalenet_cli.tasks.causal_lm.data.corpus import Corpus, open_corpus
 from scalenet_cli.tasks.causal_lm.training_task import LanguageTask
 from scalenet_cli.training.run_record import RunRecord, SplitRecord
@@ -28,21 +27,21 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
     """
     data, folder = request.data, request.source.folder
     _refuse_image_options(request)
-    config: Any = describe(str(folder), SourceOptions()).model.config
+    model: Any = request.described.model
     # A run that goes on has the tokenizer that it began with.
-    words = Path(data.tokenizer or request.start)
-    corpus = open_corpus(words, config, recipe, data)
+    words = Path(data.tokenizer or request.start.folder)
+    corpus = open_corpus(words, model.config, recipe, data)
     start = start_with(request.source, tokenizer_files(words), is_tokenizer_file)
     record = RunRecord(
         tool=TOOL,
         bundle=start.manifest.digest,
         train=SplitRecord(num_samples=len(corpus.train), digest=corpus.train.digest),
         val=SplitRecord(num_samples=len(corpus.val), digest=corpus.val.digest),
-        task="language",
+        task=NAME,
     )
     task = LanguageTask(recipe, corpus, place=data.data)
-    notes = (*corpus.notes, *(_told(start) if request.start == folder else ()))
-    return Parts(start, task, record, lambda: _subject(request, recipe, corpus), notes)
+    notes = (*corpus.notes, *(_told(start) if request.start.folder == folder else ()))
+    return Parts(start, task, record, lambda: _trained_model(request, recipe, corpus), notes)
 
 
 def _told(start: Start) -> Iterator[str]:
@@ -51,17 +50,17 @@ def _told(start: Start) -> Iterator[str]:
         yield f"the run's bundles get {', '.join(sorted(start.outside))} of {folder}"
 
 
-def _subject(request: Request, recipe: LanguageRecipe, corpus: Corpus) -> TrainedModel:
-    loaded = load_bundle(request.start, check=True)
+def _trained_model(request: Request, recipe: LanguageRecipe, corpus: Corpus) -> TrainedModel:
+    loaded = load_weights(request.described, request.start)
     return TrainedModel(
-        loaded.model,
-        loaded.family,
-        loaded.layout,
-        loaded.groups,
-        train_set(loaded.groups, loaded.train, recipe),
-        loaded.base_keys,
-        loaded.bundle,
-        loaded.bundle.manifest,
+        model=loaded.model,
+        family=loaded.family,
+        layout=loaded.layout,
+        groups=loaded.groups,
+        train=train_set(loaded.groups, loaded.train, recipe),
+        base_keys=loaded.base_keys,
+        bundle=request.start,
+        manifest=request.start.manifest,
         template=corpus.template,
     )
 

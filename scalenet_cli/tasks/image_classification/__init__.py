@@ -1,1 +1,5 @@
 """Image classification: labelled images, one class each."""
+
+from typing import Final
+
+NAME: Final = "image-classification"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from scalenet_cli.errors import ClassesDiffer, DataUnreadable
 from scalenet_cli.measure.diagnosed_model import DiagnosedModel, require_room
 from scalenet_cli.measure.model_outputs import Samples
+from scalenet_cli.models.target import use_target
 from scalenet_cli.tasks.image_classification.data.preprocessing import resolve_preprocessing
 from scalenet_cli.tasks.image_classification.data.samples import (
     EvaluationSamples,
@@ -15,7 +16,7 @@ from scalenet_cli.tasks.image_classification.data.samples import (
 from scalenet_cli.tasks.image_classification.data.splits import Split, open_split
 from scalenet_cli.tasks.image_classification.evaluation.accuracy import require_readable
 from scalenet_cli.tasks.image_classification.head import check_classes, image_channels
-from scalenet_cli.tasks.image_classification.load_model import open_model
+from scalenet_cli.tasks.image_classification.load_model import load_classifier
 from scalenet_cli.training.data import DataOptions
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> DiagnosedMo
         ScalenetError: the target or the data cannot be used, or do not fit each other.
     """
     how = work.how
-    opened = open_model(target, work.options_of(target))
+    opened = use_target(target, load_classifier, work.options_of(target))
     config = resolve_preprocessing(opened.model, how.preprocessing)
     channels = image_channels(config)
     wanted = DataOptions(work.data, how.dataset, class_map=how.class_map)

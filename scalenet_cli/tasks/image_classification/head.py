@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from scalenet_cli.bundle.read import read_manifest
+from torch import nn
+
 from scalenet_cli.errors import ClassesDiffer, DataNotFound, OptionError
-from scalenet_cli.models.describe import describe
-from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import Target
 from scalenet_cli.reports.base import HeadClasses
 from scalenet_cli.tasks.image_classification.data.class_names import KnownClasses, match_classes
 from scalenet_cli.tasks.image_classification.data.preprocessing import resolve_preprocessing
 from scalenet_cli.tasks.image_classification.data.splits import Split, open_split
-from scalenet_cli.tasks.image_classification.known_classes import bundle_classes
+from scalenet_cli.tasks.image_classification.known_classes import known_classes
 from scalenet_cli.training.data import DataOptions
 
 MAX_CLASSES: Final = 1_000_000
@@ -33,13 +32,10 @@ class ImageFacts:
         return int(self.config["input_size"][0])
 
 
-def image_facts(bundle: str) -> ImageFacts:
-    """Facts of an image classifier, without its weights."""
-    manifest = read_manifest(Path(bundle))
-    described = describe(bundle, SourceOptions())
-    num_classes = int(vars(described.model)["num_classes"])
-    known = bundle_classes(manifest, num_classes)
-    return ImageFacts(num_classes, resolve_preprocessing(described.model), known)
+def image_facts(target: Target, model: nn.Module) -> ImageFacts:
+    """Facts of an image classifier, whose model needs no weights."""
+    num_classes = int(vars(model)["num_classes"])
+    return ImageFacts(num_classes, resolve_preprocessing(model), known_classes(target, num_classes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 from scalenet_cli.bundle.manifest import Manifest
+from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.bundle.trained import Start
 from scalenet_cli.errors import OptionError
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters
-from scalenet_cli.models.load import load_bundle
-from scalenet_cli.models.loaded import Loaded
+from scalenet_cli.models.describe import DescribedModel
+from scalenet_cli.models.load import load_weights
 from scalenet_cli.models.trained_model import TrainedModel, fill_new_head
 from scalenet_cli.plan.training import ImageRecipe
 from scalenet_cli.tasks.base import Parts, Request
@@ -31,7 +32,8 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
     for name, given in (("--val-data", data.val_data), ("--tokenizer", data.tokenizer)):
         if given is not None:
             raise OptionError(f"{name} is for language models, and this is an image classifier")
-    facts = image_facts(str(request.source.folder))
+    described = request.described
+    facts = image_facts(described.target, described.model)
     train, val = open_splits(data, facts.channels)
     head = fit_classes(
         facts, train, wanted=options.num_classes, mapped=data.class_map is not None,
@@ -54,7 +56,7 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
         Start(request.source, request.source.manifest),
         task,
         record,
-        lambda: _subject(request, recipe, head, train.classes),
+        lambda: _trained_model(request, recipe, head, train.classes),
         () if head.note is None else (head.note,),
         lambda read: DataContents(
             train=content_record(train, read=read), val=content_record(val, read=read)
@@ -63,37 +65,37 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
     )
 
 
-def _subject(
+def _trained_model(
     request: Request, recipe: ImageRecipe, head: Head, classes: Mapping[str, int]
 ) -> TrainedModel:
     """The model with the head that the data need."""
-    num_classes = head.num_classes if head.is_new else None
-    loaded = load_bundle(request.start, check=True, num_classes=num_classes)
+    loaded = load_weights(request.described, request.start)
     if head.is_new:
+        loaded = loaded.with_head(head.num_classes)
         fill_new_head(loaded.model, loaded.groups, recipe.seed)
     groups = train_set(loaded.groups, loaded.train, recipe, new_head=head.is_new)
     # Names that were assumed of a head that learns nothing are no more certain after the run.
     is_known = head.classes != "assumed" or "head" in groups
     return TrainedModel(
-        loaded.model,
-        loaded.family,
-        loaded.layout,
-        loaded.groups,
-        groups,
-        loaded.base_keys,
-        loaded.bundle,
-        _recount(loaded) if head.is_new else loaded.bundle.manifest,
-        head.num_classes,
-        head.is_new,
-        classes if is_known else {},
+        model=loaded.model,
+        family=loaded.family,
+        layout=loaded.layout,
+        groups=loaded.groups,
+        train=groups,
+        base_keys=loaded.base_keys,
+        bundle=request.start,
+        manifest=_recount(request.start, loaded) if head.is_new else request.start.manifest,
+        num_classes=head.num_classes,
+        new_head=head.is_new,
+        classes=classes if is_known else {},
     )
 
 
-def _recount(loaded: Loaded) -> Manifest:
+def _recount(start: Bundle, loaded: DescribedModel) -> Manifest:
     """The manifest with the numbers of a model whose head is new."""
     size = loaded.family.default_input_size(loaded.model)
     changes = {
         "parameters": count_parameters(loaded.model, loaded.layout, loaded.groups, loaded.train),
         "flops": count_flops(loaded.model, loaded.layout, loaded.family, size),
     }
-    return loaded.bundle.manifest.model_copy(update=changes)
+    return start.manifest.model_copy(update=changes)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scalenet_cli.errors import DataUnreadable
+from scalenet_cli.models.target import open_target
 from scalenet_cli.tasks.causal_lm.data.records import Record
 from scalenet_cli.tasks.causal_lm.evaluation.choices import (
     Choices,
@@ -18,7 +19,7 @@ from scalenet_cli.tasks.causal_lm.evaluation.choices import (
     split_pair,
 )
 from scalenet_cli.tasks.causal_lm.evaluation.lm_eval_tasks import run_tasks
-from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, open_language_model
+from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, load_language_model
 from scalenet_cli.training.devices import Devices
 from tests.tasks.causal_lm.helpers import TASK, questions, write_lines, write_model
 from tests.training.texts import write_tokenizer
@@ -28,7 +29,7 @@ ONE = Devices(torch.device("cpu"), 0, 1)
 
 @pytest.fixture
 def opened(tmp_path: Path) -> OpenedLanguageModel:
-    return open_language_model(str(write_model(tmp_path / "model")))
+    return load_language_model(open_target(write_model(tmp_path / "model")))
 
 
 def measure(opened: OpenedLanguageModel, rows: list[dict[str, Any]], **how: Any) -> Choices:

@@ -20,6 +20,7 @@ from scalenet_cli.errors import (
     LossNotFinite,
     OptionError,
 )
+from scalenet_cli.models.target import open_target
 from scalenet_cli.tasks.causal_lm.data.prompts import encode_prompt
 from scalenet_cli.tasks.causal_lm.data.templates import ALPACA, Template
 from scalenet_cli.tasks.causal_lm.data.tokenizers import load_tokenizer
@@ -28,7 +29,7 @@ from scalenet_cli.tasks.causal_lm.generation.generate import (
     GenerateReport,
     generate,
 )
-from scalenet_cli.tasks.causal_lm.load_model import open_language_model
+from scalenet_cli.tasks.causal_lm.load_model import load_language_model
 from tests.tasks.causal_lm.helpers import TEMPLATE, write_model, write_tokenizer
 from tests.training.runs import slow, train
 from tests.training.texts import CHAT, RECIPE, instructions, write_language_bundle, write_records
@@ -53,7 +54,7 @@ def trained(folder: Path, chat: str | None, rows: Any, **recipe: Any) -> Path:
 
 
 def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
-    opened = open_language_model(str(model))
+    opened = load_language_model(open_target(model))
     ids = opened.tokenizer(PROMPT).input_ids
     for _ in range(9):
         with torch.no_grad():
@@ -141,10 +142,10 @@ def test_texts_have_no_template(tmp_path: Path, chat: str | None, expected: str)
 
 
 def test_instructions_without_a_template_end_with_an_empty_line(model: Path) -> None:
-    opened = open_language_model(str(model))
+    opened = load_language_model(open_target(model))
     plain, asked = (replace(opened, template=template) for template in (None, "none"))
     for one, text in ((plain, PROMPT), (asked, f"{PROMPT}\n\n")):
-        with patch(f"{SESSION}.open_language_model", return_value=one):
+        with patch(f"{SESSION}.load_language_model", return_value=one):
             found = generate(model, PROMPT, GenerateOptions(3))
         assert found.prompt_tokens == len(opened.tokenizer(text).input_ids)
         assert found.prompt == PROMPT
@@ -227,7 +228,7 @@ def test_templates_that_cannot_be_used(model: Path) -> None:
 
 def test_the_context_ends_the_text(model: Path) -> None:
     prompt = " ".join(["cat"] * 20)
-    size = len(open_language_model(str(model)).tokenizer(prompt).input_ids)
+    size = len(load_language_model(open_target(model)).tokenizer(prompt).input_ids)
     found = generate(model, prompt, GenerateOptions(500, temperature=3.0))
     assert found.tokens <= 64 - size
     assert found.notes == (
@@ -241,7 +242,7 @@ def test_the_context_ends_the_text(model: Path) -> None:
 
 
 def test_an_end_is_told(model: Path) -> None:
-    opened = open_language_model(str(model))
+    opened = load_language_model(open_target(model))
     ids = opened.tokenizer(PROMPT, return_tensors="pt").input_ids
     with torch.no_grad():
         first = int(opened.model(ids).logits[0, -1].argmax())
@@ -304,7 +305,7 @@ def test_generation_configs_that_end_or_repeat_a_text(model: Path) -> None:
 
 
 def test_a_token_that_the_model_does_not_have(model: Path) -> None:
-    opened = open_language_model(str(model))
+    opened = load_language_model(open_target(model))
     opened.tokenizer.add_tokens(["<image>"])
     opened.tokenizer.save_pretrained(model)
     with pytest.raises(ArchitectureMismatch, match="'<image>'"):

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from scalenet_cli.errors import DownloadFailed, MissingExtra, OptionError
+from scalenet_cli.models.target import open_target
 from scalenet_cli.tasks.causal_lm.evaluation.lm_eval_tasks import (
     TaskScores,
     check_tasks,
     require_chat_template,
     run_tasks,
 )
-from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, open_language_model
+from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, load_language_model
 from tests.tasks.causal_lm.helpers import TASK, TEMPLATE, questions, write_lines, write_model
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
@@ -24,7 +25,7 @@ ADVICE = "`sympy` is required. Please install it via pip install lm-eval[math]"
 
 @pytest.fixture
 def opened(tmp_path: Path) -> OpenedLanguageModel:
-    return open_language_model(str(write_model(tmp_path / "model")))
+    return load_language_model(open_target(write_model(tmp_path / "model")))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from scalenet_cli.errors import LossNotFinite, OptionError
 from scalenet_cli.families.base import Architecture
 from scalenet_cli.families.decoder_configs import MODEL_TYPES
 from scalenet_cli.families.llama import create_decoder
+from scalenet_cli.models.target import open_target
 from scalenet_cli.tasks.causal_lm.data.records import Record
 from scalenet_cli.tasks.causal_lm.data.tokenizers import load_tokenizer
 from scalenet_cli.tasks.causal_lm.evaluation import scoring
@@ -24,7 +25,7 @@ from scalenet_cli.tasks.causal_lm.evaluation.perplexity import (
     split_windows,
 )
 from scalenet_cli.tasks.causal_lm.evaluation.scoring import Loss
-from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, open_language_model
+from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, load_language_model
 from scalenet_cli.training.devices import Devices
 from tests.models import ARCHITECTURES
 from tests.tasks.causal_lm.helpers import TEXTS, write_model, write_tokenizer
@@ -65,7 +66,7 @@ def measure(
 
 @pytest.fixture
 def opened(tmp_path: Path) -> OpenedLanguageModel:
-    return open_language_model(str(write_model(tmp_path / "model")))
+    return load_language_model(open_target(write_model(tmp_path / "model")))
 
 
 @pytest.mark.sample(4)

@@ -13,6 +13,8 @@ from scalenet_cli.bundle.read import read_manifest
 from scalenet_cli.commands.finetune import FinetuneReport
 from scalenet_cli.errors import ClassesDiffer
 from scalenet_cli.families.sources.timm_config import label_names_of
+from scalenet_cli.models.describe import describe
+from scalenet_cli.models.target import open_target
 from scalenet_cli.plan.load import plan_from_dict
 from scalenet_cli.tasks.image_classification.data.class_names import (
     Case,
@@ -22,8 +24,8 @@ from scalenet_cli.tasks.image_classification.data.class_names import (
     match_classes,
 )
 from scalenet_cli.tasks.image_classification.evaluation.guessing import is_guessing
-from scalenet_cli.tasks.image_classification.head import image_facts
-from scalenet_cli.tasks.image_classification.known_classes import bundle_classes
+from scalenet_cli.tasks.image_classification.head import ImageFacts, image_facts
+from scalenet_cli.tasks.image_classification.known_classes import _bundle_classes as bundle_classes
 from tests.images import write_classifier, write_labelled
 from tests.training.runs import PLAIN, PLAN, expand_case, tiny_case, train, write_data
 
@@ -225,13 +227,18 @@ def test_what_becomes_of_the_head(ground: Path, tmp_path: Path) -> None:
         evaluate(tmp_path / "first", trees, how=EvalOptions(workers=0))
 
 
+def facts_of(bundle: Path) -> ImageFacts:
+    target = open_target(bundle)
+    return image_facts(target, describe(target).model)
+
+
 def test_a_source_may_name_its_classes(ground: Path, tmp_path: Path) -> None:
     names = [f"fruit{number}" for number in range(5)]
     source = write_labelled(tmp_path, dict(enumerate(names)))
     expand_checkpoint(source, plan_from_dict(PLAN), tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["source"]["preprocessing"]["label_names"] == names
-    assert image_facts(str(tmp_path / "out")).known == KnownClasses(numbered(names))
+    assert facts_of(tmp_path / "out").known == KnownClasses(numbered(names))
     for target in (source, tmp_path / "out"):
         found = evaluate(target, ground / "fruits", how=EvalOptions(workers=0))
         assert (found.classes, found.notes) == ("same", ())
@@ -255,7 +262,7 @@ def test_a_source_of_a_thousand_outputs(tmp_path: Path) -> None:
     checkpoint, _ = write_classifier(tmp_path, num_classes=1000)
     options = SourceOptions(model_kwargs={"num_heads": 2})
     expand_checkpoint(checkpoint, plan_from_dict(PLAN), tmp_path / "out", options=options)
-    assert image_facts(str(tmp_path / "out")).known == IMAGENET
+    assert facts_of(tmp_path / "out").known == IMAGENET
     manifest = read_manifest(tmp_path / "out")
     drawn = manifest.source.model_copy(update={"kind": "random"})
     unknown = manifest.model_copy(update={"source": drawn})

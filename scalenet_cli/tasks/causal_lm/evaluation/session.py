@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from scalenet_cli.errors import OptionError
+from scalenet_cli.models.target import use_target
 from scalenet_cli.tasks.causal_lm.evaluation.answers import measure_answers
 from scalenet_cli.tasks.causal_lm.evaluation.choices import measure_choices
 from scalenet_cli.tasks.causal_lm.evaluation.data import Data, prepared, read_data, require_metrics
@@ -26,7 +27,7 @@ from scalenet_cli.tasks.causal_lm.evaluation.lm_eval_tasks import (
 from scalenet_cli.tasks.causal_lm.evaluation.perplexity import choose_windows, measure_perplexity
 from scalenet_cli.tasks.causal_lm.load_model import (
     OpenedLanguageModel,
-    open_language_model,
+    load_language_model,
 )
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.devices import Devices
@@ -89,8 +90,12 @@ def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:
     index = check_tasks(how.tasks, how.include_path) if how.tasks else None
     data = [read_data(place, work) for place in how.data]
     require_metrics(work, data)
-    opened = open_language_model(
-        work.target, work.options, tokenizer=how.tokenizer, precision=how.precision
+    opened = use_target(
+        work.target,
+        lambda target: load_language_model(
+            target, tokenizer=how.tokenizer, precision=how.precision
+        ),
+        work.options,
     )
     choose_windows(opened.num_positions, how.context, how.stride)
     if how.apply_chat_template:

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import use_target
 from scalenet_cli.tasks.causal_lm.data.prompts import encode_prompt
 from scalenet_cli.tasks.causal_lm.data.templates import BARE, Chosen, choose_template
 from scalenet_cli.tasks.causal_lm.data.tokenizers import check_ids
 from scalenet_cli.tasks.causal_lm.generation.generate import GenerateReport
 from scalenet_cli.tasks.causal_lm.generation.sampling import Sampling, generate_text
-from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, open_language_model
+from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, load_language_model
 from scalenet_cli.training.devices import find_device
 from scalenet_cli.training.failures import explained
 from scalenet_cli.training.world import require_single
@@ -29,7 +30,11 @@ def run_generation(
     """Opens, writes and reports; see generate."""
     require_single("generate")
     device = find_device(how.device)
-    opened = open_language_model(target, options, tokenizer=how.tokenizer, precision=how.precision)
+    opened = use_target(
+        target,
+        lambda found: load_language_model(found, tokenizer=how.tokenizer, precision=how.precision),
+        options,
+    )
     template, told = _template(opened, how)
     is_instruction = bool(prompt and told) and template == "none"
     asked = BARE.format(instruction=prompt) if is_instruction else prompt

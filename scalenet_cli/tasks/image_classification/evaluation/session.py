@@ -12,6 +12,7 @@ import torch
 from scalenet_cli.errors import OptionError
 from scalenet_cli.files.staged_file import staged_file
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import use_target
 from scalenet_cli.reports.base import HeadClasses
 from scalenet_cli.tasks.image_classification.data.fingerprint import split_record
 from scalenet_cli.tasks.image_classification.data.preprocessing import resolve_preprocessing
@@ -31,7 +32,7 @@ from scalenet_cli.tasks.image_classification.evaluation.evaluate import (
 from scalenet_cli.tasks.image_classification.evaluation.guessing import guessed_share, is_guessing
 from scalenet_cli.tasks.image_classification.evaluation.predictions import Predictions, Recorder
 from scalenet_cli.tasks.image_classification.head import check_classes, image_channels
-from scalenet_cli.tasks.image_classification.load_model import OpenedModel, open_model
+from scalenet_cli.tasks.image_classification.load_model import OpenedModel, load_classifier
 from scalenet_cli.tasks.result_files import (
     PARQUET,
     Row,
@@ -86,7 +87,7 @@ def _facts(split: Split) -> dict[str, str]:
 def _open(
     target: str, data: str, how: "EvalOptions", options: SourceOptions, devices: Devices
 ) -> Session:
-    opened = open_model(target, options)
+    opened = use_target(target, load_classifier, options)
     config = resolve_preprocessing(opened.model, how.preprocessing)
     channels = image_channels(config)
     if how.confusion is not None and opened.num_classes > _MAX_CONFUSION:
