@@ -192,9 +192,19 @@ def digest_folder(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
         if path.is_file() and not LEFT_OUT.fullmatch(path.name):
             name = str(path.relative_to(root))
             if path.name == "run.json":  # it has the data's times
-                yield name, digest_report(path.read_text(), leave=("contents", "digest"))
+                leave = ("contents", "digest", "recipe")
+                yield name, digest_report(with_former_names(path.read_text()), leave=leave)
+            elif path.name == "recipe.yaml":
+                text = with_former_names(path.read_text())
+                yield name, hashlib.sha256(text.encode()).hexdigest()
             else:
                 yield name, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def with_former_names(text: str) -> str:
+    """What a run says of its task, as version 0.1.0 called it."""
+    names = {"image-classification": "images", "causal-lm": "language"}
+    return re.sub("|".join(names), lambda found: names[found[0]], text)
 
 
 def digest_report(text: str, leave: tuple[str, ...] = ()) -> str:
