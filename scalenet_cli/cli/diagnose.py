@@ -5,22 +5,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from scalenet_cli.cli import evaluate_options as given
 from scalenet_cli.cli.options import (
     Arch,
+    Device,
     Json,
     ModelKwargs,
     RandomWeights,
     Seed,
+    Split,
     Target,
-    preprocessing,
     source_options,
 )
+from scalenet_cli.cli.task_options import GivenOptions, with_task_options
 from scalenet_cli.files.standard_streams import outlive_readers
 
 
-def diagnose(
+def _diagnose(
+    invocation: typer.Context,
     target: Target,
+    given: GivenOptions,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="OUT", help="Folder of the report.")
     ],
@@ -37,14 +40,11 @@ def diagnose(
             "needs. Text: .jsonl, .json, .txt, .parquet, a folder, hf:OWNER/NAME.",
         ),
     ] = None,
-    split: given.Split = None,
-    dataset: given.Dataset = "",
-    class_map: given.ClassMap = None,
+    split: Split = None,
     limit: Annotated[
         int,
         typer.Option("--limit", metavar="N", min=2, help="N evenly spaced images or sequences."),
     ] = 256,
-    skip_corrupt: given.SkipCorrupt = False,
     skip: Annotated[
         Literal["none", "new", "all"],
         typer.Option(
@@ -66,30 +66,6 @@ def diagnose(
             help="Compare N tokens of every sample, drawn by the seed, not their mean.",
         ),
     ] = None,
-    tokenizer: given.Tokenizer = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            "--max-length",
-            metavar="N",
-            min=2,
-            help="Tokens of a sequence; by default 512 or what the model takes.",
-        ),
-    ] = None,
-    template: Annotated[
-        Literal["auto", "chat", "alpaca", "none"],
-        typer.Option(
-            "--template",
-            metavar="auto|chat|alpaca|none",
-            help="How records become text, as in a training recipe.",
-        ),
-    ] = "auto",
-    mean: given.Mean = None,
-    std: given.Std = None,
-    crop_pct: given.CropPct = None,
-    crop_mode: given.CropMode = None,
-    interpolation: given.Interpolation = None,
-    input_size: given.InputSize = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -99,7 +75,7 @@ def diagnose(
             help="At a time: 16 images or 4 sequences by default.",
         ),
     ] = None,
-    device: given.Device = "auto",
+    device: Device = "auto",
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
     random_weights: RandomWeights = False,
@@ -117,22 +93,23 @@ def diagnose(
     from scalenet_cli.cli.progress import bars
     from scalenet_cli.diagnosis.diagnose import diagnose as run
     from scalenet_cli.tasks.base import DiagnoseOptions
+    from scalenet_cli.tasks.image_classification.options import PreparedImageData
 
     how = DiagnoseOptions(
         split=split,
-        dataset=dataset,
-        class_map=class_map,
+        dataset=given.value("dataset"),
+        class_map=given.value("class_map"),
         limit=limit,
-        skip_corrupt=skip_corrupt,
+        skip_corrupt=given.value("skip_corrupt"),
         skip=skip,
         depths=depths,
         cka_tokens=cka_tokens,
         batch_size=batch_size,
         device=device,
-        preprocessing=preprocessing(mean, std, crop_pct, crop_mode, interpolation, input_size),
-        tokenizer=tokenizer,
-        max_length=max_length,
-        template=template,
+        preprocessing=given.record_of(PreparedImageData).preprocessing,
+        tokenizer=given.value("tokenizer"),
+        max_length=given.value("max_length"),
+        template=given.value("template"),
     )
     options = source_options(arch, model_kwargs, random_weights, seed)
     with bars() as tick:
@@ -142,3 +119,6 @@ def diagnose(
         )  # fmt: skip
     render.notes(report.notes)
     render.report(report, partial(diagnose_table.show, output=output), as_json=as_json)
+
+
+diagnose = with_task_options("diagnose", _diagnose)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from scalenet_cli.cli.options import Bundle, Json
+from scalenet_cli.cli.task_options import GivenOptions, with_task_options
 from scalenet_cli.files.standard_streams import outlive_readers
 
 DataDir = Annotated[
@@ -21,8 +22,10 @@ DataDir = Annotated[
 _TRIAL, _DATA, _DEVICES, _RECIPE = "Trials", "Data", "Devices", "Recipe"
 
 
-def finetune(
+def _finetune(
+    invocation: typer.Context,
     bundle: Bundle,
+    given: GivenOptions,
     data: DataDir,
     output: Annotated[str, typer.Option("--output", "-o", metavar="RUN", help="The run's folder.")],
     recipe: Annotated[
@@ -118,58 +121,16 @@ def finetune(
     limit_val: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=_TRIAL, help="Use so many samples.")
     ] = None,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_DATA, metavar="NAME", help="timm's name, such as hfds/food101."
-        ),
-    ] = "",
     train_split: Annotated[str, typer.Option(rich_help_panel=_DATA, help="Its folder.")] = "train",
     val_split: Annotated[
         str, typer.Option(rich_help_panel=_DATA, help="Its folder, val or the like included.")
     ] = "validation",
-    class_map: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=_DATA, help="Text file: a class name per line, by target."),
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_DATA, help="Where the data do not tell.")
-    ] = None,
-    reset_head: Annotated[
-        bool, typer.Option("--reset-head", rich_help_panel=_DATA, help="Train a new head.")
-    ] = False,
-    val_data: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_DATA, metavar="FILE", help="Text: records to validate on, elsewhere."
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_DATA, metavar="FOLDER", help="Text: instead of the bundle's own."
-        ),
-    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=0, rich_help_panel=_DATA, help="Processes that load data; 4 for images, 0 for text."
         ),
     ] = None,
-    skip_corrupt: Annotated[
-        bool,
-        typer.Option(
-            "--skip-corrupt", rich_help_panel=_DATA, help="Leave damaged images out; count them."
-        ),
-    ] = False,
-    data_digest: Annotated[
-        bool,
-        typer.Option(
-            "--data-digest",
-            rich_help_panel=_DATA,
-            help="Read all images once for a digest, to tell at --resume whether they changed.",
-        ),
-    ] = False,
     eval_batch_size: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=_DEVICES, help="Per device.")
     ] = None,
@@ -235,18 +196,27 @@ def finetune(
     from scalenet_cli.training.tensorboard import TensorBoardReporter
 
     chosen = DataOptions(
-        data, dataset, train_split, val_split, limit_train, limit_val, class_map, val_data,
-        tokenizer, skip_corrupt, data_digest,
-    )  # fmt: skip
+        data=data,
+        dataset=given.value("dataset"),
+        train_split=train_split,
+        val_split=val_split,
+        limit_train=limit_train,
+        limit_val=limit_val,
+        class_map=given.value("class_map"),
+        val_data=given.value("val_data"),
+        tokenizer=given.value("tokenizer"),
+        skip_corrupt=given.value("skip_corrupt"),
+        digest=given.value("digest"),
+    )
     options = FinetuneOptions(
-        recipe,
-        merge_settings(flags, settings or []),
-        resume,
-        num_classes,
-        reset_head,
-        device,
-        Work(workers, eval_batch_size, sharding),
-        not no_ablation,
+        recipe=recipe,
+        settings=merge_settings(flags, settings or []),
+        resume=resume,
+        num_classes=given.value("num_classes"),
+        reset_head=given.value("reset_head"),
+        device=device,
+        work=Work(workers, eval_batch_size, sharding),
+        ablation=not no_ablation,
     )
     with TerminalReporter() as reporter, ExitStack() as stack:
         heard: Reporter = reporter
@@ -257,3 +227,6 @@ def finetune(
         report = run(bundle, chosen, output, options, heard)
     if reporter.is_main:
         render.report(report, render.finetuned, as_json=as_json)
+
+
+finetune = with_task_options("finetune", _finetune)

@@ -1,10 +1,10 @@
 """Arguments and options that several commands share."""
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from scalenet_cli.models.source_options import SourceOptions, parse_model_kwargs, parse_numbers
+from scalenet_cli.models.source_options import SourceOptions, parse_model_kwargs
 
 Target = Annotated[
     str,
@@ -48,6 +48,35 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse tensors with NaN or infinite values.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+EvalData = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        rich_help_panel="Data",
+        help="Images: a folder with a folder per split or per class, a .tar, or what --dataset "
+        "needs. Text or questions: .jsonl, .json, .txt, .parquet, a folder, hf:OWNER/NAME; "
+        "repeatable.",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="NAME",
+        rich_help_panel="Data",
+        help="Which split; validation by default.",
+    ),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda|mps",
+        rich_help_panel="Running",
+        help="Where the model runs.",
+    ),
+]
 
 
 def source_options(
@@ -55,27 +84,3 @@ def source_options(
 ) -> SourceOptions:
     """The shared options as the commands take them."""
     return SourceOptions(arch, parse_model_kwargs(model_kwargs or []), random_weights, seed)
-
-
-def preprocessing(
-    mean: str | None,
-    std: str | None,
-    crop_pct: float | None,
-    crop_mode: str | None,
-    interpolation: str | None,
-    input_size: int | None,
-) -> dict[str, Any]:
-    """What was given of timm's data config.
-
-    Raises:
-        OptionError: a list of numbers is none.
-    """
-    given = {
-        "mean": None if mean is None else parse_numbers(mean, "--mean"),
-        "std": None if std is None else parse_numbers(std, "--std"),
-        "crop_pct": crop_pct,
-        "crop_mode": crop_mode,
-        "interpolation": interpolation,
-        "input_size": input_size,
-    }
-    return {name: value for name, value in given.items() if value is not None}

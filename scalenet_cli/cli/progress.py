@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import typer
@@ -98,3 +99,10 @@ class TerminalReporter:
             self._bar.console.print(line, highlight=False, markup=False)
         else:
             typer.echo(line, err=True)
+
+
+@contextmanager
+def batches_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar where stderr is a terminal, and nothing elsewhere."""
+    with bars() as tick:
+        yield None if tick is None else partial(tick, "batches")

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.bundle.steady import read_steadily
@@ -12,9 +11,11 @@ from scalenet_cli.models.start_notes import silence_notes
 from scalenet_cli.models.target import target_of
 from scalenet_cli.models.trained_model import TrainedModel
 from scalenet_cli.plan.load_training import load_training_recipe
-from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
+from scalenet_cli.plan.training import Recipe, TaskName
 from scalenet_cli.reports.base import HeadClasses
+from scalenet_cli.tasks import find_task
 from scalenet_cli.tasks.base import FinetuneOptions, Request
+from scalenet_cli.tasks.options import given_fields, refuse_other_tasks
 from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
@@ -79,15 +80,9 @@ def _set_up(
     recipe = _recipe(folder if going_on else None, options, kind)
     start = folder.open_start() if going_on else source
     request = Request(source=source, described=described, start=start, data=data, options=options)
-    # Each task's own module, because the other's libraries may not be installed.
-    if kind == "image-classification":
-        from scalenet_cli.tasks.image_classification.prepare_run import prepare_images
-
-        parts = prepare_images(request, cast(ImageRecipe, recipe))
-    else:
-        from scalenet_cli.tasks.causal_lm.prepare_run import prepare_language
-
-        parts = prepare_language(request, cast(LanguageRecipe, recipe))
+    given = given_fields(data) | given_fields(options)
+    refuse_other_tasks("finetune", given, kind, str(source.folder))
+    parts = find_task(kind).prepare_run(request, recipe)
     if going_on:
         folder.require_same(parts.record, recipe)
     check_batch(recipe, parts.task, devices, options.work)

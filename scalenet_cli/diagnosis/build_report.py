@@ -23,6 +23,7 @@ from scalenet_cli.measure.diagnosed_model import DiagnosedModel
 from scalenet_cli.measure.gradients import TiedGradient
 from scalenet_cli.measure.model_outputs import ExecutedBlock, Score, executed_blocks
 from scalenet_cli.measure.observation import Observation
+from scalenet_cli.tasks import find_task
 from scalenet_cli.version import TOOL
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def make_report(
         data=subject.place,
         num_samples=subject.num_samples,
         num_targets=seen.observation.score.num_targets,
-        metric="top1" if work.task == "image-classification" else "perplexity",
+        metric=find_task(work.task).metrics[0].name,
         clip=CLIP,
         device=device.type,
         batch_size=max(map(len, subject.batches)),
@@ -159,5 +160,6 @@ def place_of(block: ExecutedBlock) -> Mapping[str, int]:
 
 def score_of(found: Score, work: "Diagnosis") -> ScoreReport:
     """The score in the task's words."""
-    perplexity = found.perplexity if work.task == "causal-lm" else None
+    names = {metric.name for metric in find_task(work.task).metrics}
+    perplexity = found.perplexity if "perplexity" in names else None
     return ScoreReport(loss=found.loss, top1=found.top1, perplexity=perplexity)

@@ -9,9 +9,10 @@ from scalenet_cli.diagnosis.report import DiagnoseReport
 from scalenet_cli.errors import OptionError
 from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.tasks import find_task
 from scalenet_cli.tasks.base import DiagnoseOptions, Diagnosis
-from scalenet_cli.tasks.causal_lm.data.records import SUFFIXES
-from scalenet_cli.tasks.find_task import TargetTask, task_of
+from scalenet_cli.tasks.options import given_fields, refuse_other_tasks, task_options
+from scalenet_cli.tasks.task_of_target import task_of
 from scalenet_cli.training.world import require_single
 
 # What is being done, batches done, and batches in total.
@@ -63,25 +64,13 @@ def _plan(
     task = task_of(target)
     other = None if against is None else str(against)
     if other is not None and task_of(other) != task:
-        kinds = {"image-classification": "classifies images", "causal-lm": "is a language model"}
         raise OptionError(
-            f"{target} {kinds[task]}, but --against {other} {kinds[task_of(other)]}",
+            f"{target} is {task_options(task).a_model}, but --against {other} is "
+            f"{task_options(task_of(other)).a_model}",
             hint="both have to be of one kind",
         )
-    _refuse_other_kind(task, how, target)
-    if data is None and not (
-        task == "image-classification" and how.dataset.lower().startswith("hfds/")
-    ):
-        raise OptionError("--data is missing")
-    if (
-        task == "image-classification"
-        and data
-        and not how.dataset
-        and Path(data).suffix.lower() in SUFFIXES
-    ):
-        raise OptionError(
-            f"the model classifies images, but {data} is a file of text", where=target
-        )
+    refuse_other_tasks("diagnose", given_fields(how) | how.preprocessing.keys(), task, target)
+    find_task(task).refuse_data(None if data is None else str(data), how.dataset, target)
     work = Diagnosis(target, other, str(data or ""), task, how, options)
     if work.options_of(target) != options and (other is None or work.options_of(other) != options):
         raise OptionError(
@@ -90,24 +79,3 @@ def _plan(
             where=target,
         )
     return work
-
-
-def _refuse_other_kind(task: TargetTask, how: DiagnoseOptions, target: str) -> None:
-    """Options of the other kind of model would change nothing."""
-    images = {
-        "--dataset": how.dataset,
-        "--class-map": how.class_map,
-        "--skip-corrupt": how.skip_corrupt,
-        **{f"--{name.replace('_', '-')}": True for name in how.preprocessing},
-    }
-    language = {
-        "--tokenizer": how.tokenizer,
-        "--max-length": how.max_length,
-        "--template": how.template != "auto",
-    }
-    wrong = [name for name, given in (images if task == "causal-lm" else language).items() if given]
-    if wrong:
-        own, found = ("image classifiers", "a language model")
-        if task == "image-classification":
-            own, found = ("language models", "an image classifier")
-        raise OptionError(f"{wrong[0]} is for {own}, but this is {found}", where=target)

@@ -18,8 +18,7 @@ from scalenet_cli.measure.model_outputs import (
     score,
 )
 from scalenet_cli.measure.observation import observe
-from scalenet_cli.tasks.causal_lm import diagnosis_samples as texts
-from scalenet_cli.tasks.image_classification import diagnosis_samples as images
+from scalenet_cli.tasks import find_task
 from scalenet_cli.training.devices import find_device
 from scalenet_cli.training.failures import explained
 
@@ -36,7 +35,7 @@ _LEAST_SAMPLES: Final = 2
 def run_diagnosis(work: "Diagnosis", progress: "Progress | None") -> DiagnoseReport:
     """Opens, measures and reports; see diagnose."""
     device = find_device(work.how.device)
-    opened = images.open_images if work.task == "image-classification" else texts.open_texts
+    opened = find_task(work.task).open_samples
     first = opened(work, work.target)
     if first.num_samples < _LEAST_SAMPLES:
         raise DataUnreadable("a diagnosis needs two samples or more", where=first.place)

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from scalenet_cli.errors import PlanSchema, ScalenetError
 from scalenet_cli.families.base import Architecture, Family
@@ -12,26 +12,22 @@ from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.models.target import Target, open_checkpoint
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.plan.load_training import recipe_text
-from scalenet_cli.plan.training import ImageRecipe, LanguageRecipe, Recipe, TaskName
+from scalenet_cli.plan.training import Recipe, TaskName
+from scalenet_cli.tasks import TASKS, find_task
+from scalenet_cli.tasks.base import DataRequest
+from scalenet_cli.tasks.options import task_options
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.run_record import SplitRecord
 from scalenet_cli.training.run_training import Work, check_batch
-from scalenet_cli.training.training_task import Task
+from scalenet_cli.training.training_task import Task as TrainingTask
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from scalenet_cli.tasks.causal_lm.data.corpus import Corpus
-    from scalenet_cli.tasks.image_classification.head import Head
 
 # Of timm's data config, what SourceOptions.model_kwargs takes.
 _PREPROCESSING: Final = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
-# What of a study's data is for one task only.
-_ONLY_FOR: Final[dict[TaskName, tuple[str, ...]]] = {
-    "image-classification": ("dataset", "class_map", "num_classes", "reset_head", "skip_corrupt"),
-    "causal-lm": ("val_data", "tokenizer"),
-}
 BASE_PLAN: Final[dict[str, Any]] = {
     "version": 1,
     "mapping": "stack",
@@ -91,7 +87,7 @@ class StudySource:
 
     def scratch(self) -> tuple[str, SourceOptions]:
         """How the same model is opened with random weights."""
-        if self.family.task == "causal-lm" or self.reference.startswith("timm:"):
+        if self.family.input_unit == "tokens" or self.reference.startswith("timm:"):
             options = SourceOptions(self.options.arch, self.options.model_kwargs, True)
             return self.reference, options
         arguments = {**self.architecture.arguments, **self.options.model_kwargs}
@@ -119,15 +115,19 @@ def open_study_source(document: StudyDocument) -> StudySource:
 
 def _refuse_other_task(document: StudyDocument, task: TaskName) -> None:
     """Entries of the data that would mean nothing for this source."""
-    names = {"image-classification": "image classifiers", "causal-lm": "language models"}
-    other: TaskName = "causal-lm" if task == "image-classification" else "image-classification"
-    for key in _ONLY_FOR[other]:
-        if getattr(document.study.data, key):
-            raise PlanSchema(
-                f"`{key}` is for {names[other]}, but the source is one of the {names[task]}",
-                where=document.where("data", key),
-                hint="leave it out",
-            )
+    data = document.study.data
+    given = {one for one in type(data).model_fields if getattr(data, one)}
+    own = {one.name for one in task_options(task).fields("finetune")}
+    for other in TASKS:
+        options = task_options(other)
+        for one in options.fields("finetune"):
+            if one.name in given and one.name not in own:
+                raise PlanSchema(
+                    f"`{one.name}` is for {options.models}, but the source is one of the "
+                    f"{task_options(task).models}",
+                    where=document.where("data", one.name),
+                    hint="leave it out",
+                )
 
 
 def data_options(document: StudyDocument) -> DataOptions:
@@ -155,79 +155,37 @@ class DataRecord:
     val: SplitRecord
 
 
-@dataclass(frozen=True, slots=True)
-class ImageData:
-    """Both splits, and the head that they need. ``config`` is timm's data config."""
-
-    train: Any
-    val: Any
-    config: dict[str, Any]
-    head: "Head"
-
-    def task(self, recipe: Recipe, *, skip_corrupt: bool) -> Task:
-        """As an arm is trained on them."""
-        from scalenet_cli.tasks.image_classification.training_task import ImageTask
-
-        return ImageTask(
-            cast(ImageRecipe, recipe), self.train, self.val, config=self.config,
-            num_classes=self.head.num_classes, skip_corrupt=skip_corrupt,
-        )  # fmt: skip
-
-    def record(self) -> DataRecord:
-        """The samples, of which none is read."""
-        from scalenet_cli.tasks.image_classification.data.fingerprint import split_record
-
-        return DataRecord(split_record(self.train), split_record(self.val))
-
-
-def open_images(document: StudyDocument, source: StudySource) -> ImageData:
-    """The images, and whether the source's head fits them; otherwise ``base`` gets a new one.
-
-    Raises:
-        DataError, OptionError: they cannot be used.
-    """
-    from scalenet_cli.tasks.image_classification.head import fit_classes, image_facts, open_splits
-
-    data = document.study.data
-    facts = image_facts(source.target, source.base)
-    train, val = open_splits(data_options(document), facts.channels)
-    head = fit_classes(
-        facts, train, wanted=data.num_classes, mapped=data.class_map is not None,
-        reset=data.reset_head,
-    )  # fmt: skip
-    if head.is_new:
-        source.family.replace_head(source.base, head.num_classes)
-    return ImageData(train, val, dict(facts.config), head)
-
-
 @final
 class TaskMaker:
-    """The task of each arm; arms with the same recipe share one, and others share what is in it."""
+    """The training task of each arm; arms with the same recipe share one."""
 
     def __init__(
         self, document: StudyDocument, source: StudySource, devices: Devices, work: Work
     ) -> None:
-        self._document, self._source = document, source
         self._devices, self._work = devices, work
-        self._images = (
-            open_images(document, source) if source.task == "image-classification" else None
+        data = document.study.data
+        self._data = find_task(source.task).open_data(
+            DataRequest(
+                target=source.target,
+                model=source.base,
+                data=data_options(document),
+                num_classes=data.num_classes,
+                reset_head=data.reset_head,
+            )
         )
-        self._made: dict[str, Task] = {}
-        self._corpora: dict[tuple[object, ...], Corpus] = {}
-        self._records: dict[tuple[object, ...], DataRecord] = {}
+        self._made: dict[str, TrainingTask] = {}
 
     @property
     def new_head(self) -> bool:
         """Whether every arm gets a new head, which is trained whatever the plan says."""
-        return self._images is not None and self._images.head.is_new
+        return self._data.new_head
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is done about the head, where the user should hear of it."""
-        note = self._images.head.note if self._images is not None else None
-        return () if note is None else (note,)
+        """What is done about the data, where the user should hear of it."""
+        return self._data.notes
 
-    def make(self, recipe: Recipe, where: str) -> Task:
+    def make(self, recipe: Recipe, where: str) -> TrainingTask:
         """The task of a recipe, whose batches fit the data and the devices.
 
         Raises:
@@ -236,7 +194,7 @@ class TaskMaker:
         key = recipe_text(recipe)
         try:
             if key not in self._made:
-                self._made[key] = self._task(recipe)
+                self._made[key] = self._data.training_task(recipe)
             check_batch(recipe, self._made[key], self._devices, self._work)
         except ScalenetError as error:
             error.where = f"{where}: {error.where}" if error.where else where
@@ -249,46 +207,4 @@ class TaskMaker:
         Raises:
             DataError, OptionError: the data cannot be used.
         """
-        key = _read_of(recipe)
-        if key not in self._records:
-            self._records[key] = self._record(recipe)
-        return self._records[key]
-
-    def _record(self, recipe: Recipe) -> DataRecord:
-        if self._images is not None:
-            return self._images.record()
-        corpus = self._corpus(cast(LanguageRecipe, recipe))
-        train, val = (
-            SplitRecord(num_samples=len(split), digest=split.digest)
-            for split in (corpus.train, corpus.val)
-        )
-        return DataRecord(train, val)
-
-    def _task(self, recipe: Recipe) -> Task:
-        if self._images is not None:
-            skip = self._document.study.data.skip_corrupt
-            return self._images.task(recipe, skip_corrupt=skip)
-        from scalenet_cli.tasks.causal_lm.training_task import LanguageTask
-
-        texts, place = cast(LanguageRecipe, recipe), data_options(self._document).data
-        return LanguageTask(texts, self._corpus(texts), place=place)
-
-    def _corpus(self, recipe: LanguageRecipe) -> "Corpus":
-        """How many sequences the records are is only known once they are tokens."""
-        from scalenet_cli.tasks.causal_lm.data.corpus import open_corpus
-
-        key = _read_of(recipe)
-        if key not in self._corpora:
-            data, base = data_options(self._document), cast(Any, self._source.base)
-            words = self._source.target.files_folder(weights=False)
-            if data.tokenizer is not None:
-                words = Path(data.tokenizer)
-            self._corpora[key] = open_corpus(words, base.config, recipe, data)
-        return self._corpora[key]
-
-
-def _read_of(recipe: Recipe) -> tuple[object, ...]:
-    """The entries of a recipe that decide what is read; of text, those that open_corpus uses."""
-    if not isinstance(recipe, LanguageRecipe):
-        return ()
-    return recipe.max_length, recipe.template, recipe.train_on_prompt, recipe.val_share
+        return DataRecord(*self._data.records(recipe))

@@ -3,21 +3,30 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from scalenet_cli.bundle.read import Bundle, bundle_folder, is_bundle
 from scalenet_cli.bundle.trained import Start
 from scalenet_cli.errors import OptionError
+from scalenet_cli.measure.diagnosed_model import DiagnosedModel
 from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.models.source_options import SourceOptions
+from scalenet_cli.models.target import Target
 from scalenet_cli.models.trained_model import TrainedModel
-from scalenet_cli.reports.base import HeadClasses
-from scalenet_cli.tasks.find_task import TargetTask
+from scalenet_cli.reports.base import HeadClasses, Report
+from scalenet_cli.reports.metrics import Metric
+from scalenet_cli.tasks.task_of_target import TargetTask
 from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
-from scalenet_cli.training.run_record import RunRecord
+from scalenet_cli.training.run_record import RunRecord, SplitRecord
 from scalenet_cli.training.run_training import Work
-from scalenet_cli.training.training_task import Task
+from scalenet_cli.training.training_task import Task as TrainingTask
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Batches done and batches in total, of this process.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class Parts:
     """
 
     start: Start
-    task: Task
+    task: TrainingTask
     record: RunRecord
     subject: Callable[[], TrainedModel]
     notes: tuple[str, ...] = ()
@@ -72,6 +81,7 @@ class Parts:
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Skip = Literal["none", "new", "all"]
 Template = Literal["auto", "chat", "alpaca", "none"]
 
@@ -127,3 +137,134 @@ class Diagnosis:
         if is_bundle(bundle_folder(Path(target))):
             return SourceOptions(seed=self.options.seed)
         return self.options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRequest:
+    """One evaluation, as the command line asks for it.
+
+    ``flags`` is the task's own record. ``wanted`` are metrics that have to come out: an evaluation
+    that cannot give them is refused before anything is computed.
+    """
+
+    target: str
+    options: SourceOptions
+    data: tuple[str, ...]
+    flags: Any
+    split: str | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    device: Device = "auto"
+    precision: Precision | None = None
+    compile: bool = False
+    wanted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalResult:
+    """The report of an evaluation, and what a terminal shows of it.
+
+    ``found`` are metrics by the place of the data, which is empty where there is only one.
+    """
+
+    report: Report
+    lines: tuple[str, ...]
+    notes: tuple[str, ...]
+    found: tuple[tuple[str, Mapping[str, float]], ...]
+
+
+class OpenedData(Protocol):
+    """Data that fit a model, before the recipe of an arm is known."""
+
+    @property
+    def new_head(self) -> bool:
+        """Whether the model gets a head of its own for these data, which is trained."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should hear of."""
+        ...
+
+    def training_task(self, recipe: Any) -> TrainingTask:
+        """As a recipe trains on them."""
+        ...
+
+    def records(self, recipe: Any) -> tuple[SplitRecord, SplitRecord]:
+        """Which samples training and validation have."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRequest:
+    """Data for a model without weights, whose head the task may replace in place."""
+
+    target: Target
+    model: "nn.Module"
+    data: DataOptions
+    num_classes: int | None = None
+    reset_head: bool = False
+
+
+class Task(Protocol):
+    """What a kind of model is for. Everything that differs between tasks is asked here."""
+
+    @property
+    def name(self) -> str:
+        """The key in TASKS."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All that an evaluation can give; the first chooses the best bundle of a run."""
+        ...
+
+    @property
+    def threshold_examples(self) -> str:
+        """What a hint shows of ``--fail-under``."""
+        ...
+
+    @property
+    def sample_unit(self) -> str:
+        """What samples are called, as in "5 images"."""
+        ...
+
+    def refuse_data(self, data: str | None, dataset: str, target: str) -> None:
+        """Data that are missing, or plainly of another task.
+
+        Raises:
+            OptionError: they are.
+        """
+        ...
+
+    def prepare_run(self, request: Request, recipe: Any) -> Parts:
+        """All that a run needs of the task; the model's weights are read when asked for.
+
+        Raises:
+            DataError, OptionError: the data cannot be used, or do not fit the model.
+        """
+        ...
+
+    def open_data(self, request: DataRequest) -> OpenedData:
+        """Data for the arms of a study.
+
+        Raises:
+            DataError, OptionError: they cannot be used, or do not fit the model.
+        """
+        ...
+
+    def evaluate(self, request: EvalRequest, progress: Progress | None) -> EvalResult:
+        """Opens, evaluates, writes and reports.
+
+        Raises:
+            ScalenetError: the target, the data or an option cannot be used.
+        """
+        ...
+
+    def open_samples(self, work: "Diagnosis", target: str, *, held: int = 0) -> DiagnosedModel:
+        """A model and samples for a diagnosis; ``held`` bytes are taken by another one's.
+
+        Raises:
+            ScalenetError: the target or the data cannot be used, or do not fit each other.
+        """
+        ...

@@ -193,7 +193,7 @@ def test_a_model_and_data_of_different_kinds(run: Run, denied: Denied, tmp_path:
     refuse(run, tmp_path, *given, status=USAGE, code="option", says=fact)
     for flag, value in (("--tasks", "piqa"), ("--context", "8"), ("--tokenizer", tmp_path)):
         given = (*arguments, "--data", images, flag, value)
-        fact = (f"{flag} is for language models, but this is none",)
+        fact = (f"{flag} is for language models, but this is an image classifier",)
         refuse(run, tmp_path, *given, status=USAGE, code="option", says=fact)
     given = (*arguments, "--data", images, "--data", images)
     refuse(run, tmp_path, *given, status=USAGE, code="option", says=("--data is given 2 times",))

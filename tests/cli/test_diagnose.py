@@ -236,7 +236,7 @@ def test_models_that_do_not_go_together(denied: Denied, root: Path, tmp_path: Pa
     swin = write_source(tiny_case("swin"), tmp_path / "swin")
     says = ("takes images of 3 x 16 x 16, but --against", "of 3 x 32 x 32", "same pixels")
     denied("vit", "pictures", "option", *says, flags=("--against", swin))
-    says = ("classifies images, but --against", "is a language model")
+    says = ("is an image classifier, but --against", "is a language model")
     denied("vit", "pictures", "option", *says, flags=("--against", root / "llama"))
     other = write_source(tiny_case("llama_tied"), tmp_path / "other")
     write_tokenizer(other)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from scalenet_cli.bundle.trained import Start, start_with
-from scalenet_cli.errors import OptionError
 from scalenet_cli.families.sources.carried import is_tokenizer_file, tokenizer_files
 from scalenet_cli.models.load import load_weights
 from scalenet_cli.models.trained_model import TrainedModel
@@ -26,7 +25,6 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
         DataError, OptionError, CheckpointError: the data or the tokenizer cannot be used.
     """
     data, folder = request.data, request.source.folder
-    _refuse_image_options(request)
     model: Any = request.described.model
     # A run that goes on has the tokenizer that it began with.
     words = Path(data.tokenizer or request.start.folder)
@@ -63,18 +61,3 @@ def _trained_model(request: Request, recipe: LanguageRecipe, corpus: Corpus) -> 
         manifest=request.start.manifest,
         template=corpus.template,
     )
-
-
-def _refuse_image_options(request: Request) -> None:
-    data, options = request.data, request.options
-    given = {
-        "--dataset": data.dataset,
-        "--class-map": data.class_map,
-        "--num-classes": options.num_classes,
-        "--reset-head": options.reset_head,
-        "--skip-corrupt": data.skip_corrupt,
-        "--data-digest": data.digest,
-    }
-    wrong = [name for name, value in given.items() if value]
-    if wrong:
-        raise OptionError(f"{wrong[0]} is for image classifiers, and this is a language model")

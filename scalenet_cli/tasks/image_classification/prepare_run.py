@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from scalenet_cli.bundle.manifest import Manifest
 from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.bundle.trained import Start
-from scalenet_cli.errors import OptionError
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.measure.params import count_parameters
 from scalenet_cli.models.describe import DescribedModel
@@ -29,9 +28,6 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
         DataError, OptionError: the data cannot be used, or do not fit the model.
     """
     data, options = request.data, request.options
-    for name, given in (("--val-data", data.val_data), ("--tokenizer", data.tokenizer)):
-        if given is not None:
-            raise OptionError(f"{name} is for language models, and this is an image classifier")
     described = request.described
     facts = image_facts(described.target, described.model)
     train, val = open_splits(data, facts.channels)

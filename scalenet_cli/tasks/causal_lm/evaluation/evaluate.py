@@ -8,8 +8,9 @@ from pydantic import Field
 from scalenet_cli.errors import OptionError
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.reports.base import Report
+from scalenet_cli.tasks.base import Device, EvalRequest, EvalResult, Precision, Progress
 from scalenet_cli.tasks.causal_lm.data.templates import Chosen, Template
-from scalenet_cli.tasks.image_classification.evaluation.evaluate import Device, Precision, Progress
+from scalenet_cli.tasks.causal_lm.options import EvalFlags
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,42 @@ class LanguageEvaluation:
     how: LanguageOptions
     options: SourceOptions = field(default_factory=SourceOptions)
     wanted: frozenset[str] = frozenset()
+
+
+def evaluate_request(request: EvalRequest, progress: Progress | None) -> EvalResult:
+    """The evaluation that the command line asks for; see tasks.base.Task.evaluate."""
+    from scalenet_cli.tasks.causal_lm.evaluation.lines import report_lines
+
+    flags = request.flags
+    assert isinstance(flags, EvalFlags)
+    names = () if flags.tasks is None else tuple(name.strip() for name in flags.tasks.split(","))
+    how = LanguageOptions(
+        data=request.data,
+        tasks=names,
+        num_fewshot=flags.num_fewshot,
+        apply_chat_template=flags.apply_chat_template,
+        include_path=flags.include_path,
+        split=request.split,
+        limit=request.limit,
+        context=flags.context,
+        stride=flags.stride,
+        delimiter=flags.delimiter,
+        template=flags.template,
+        tokenizer=flags.tokenizer,
+        batch_size=request.batch_size or 8,
+        device=request.device,
+        precision=request.precision,
+        compile=request.compile,
+    )
+    report = evaluate_language(
+        request.target, how, options=request.options, wanted=request.wanted, progress=progress
+    )
+    return EvalResult(
+        report=report,
+        lines=tuple(report_lines(report)),
+        notes=report.notes,
+        found=tuple(report.found),
+    )
 
 
 def evaluate_language(

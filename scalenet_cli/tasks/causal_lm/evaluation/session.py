@@ -35,8 +35,8 @@ from scalenet_cli.training.failures import explained
 from scalenet_cli.training.join_ranks import joined, require_same_evaluation
 
 if TYPE_CHECKING:
+    from scalenet_cli.tasks.base import Progress
     from scalenet_cli.tasks.causal_lm.evaluation.evaluate import LanguageEvaluation, LanguageOptions
-    from scalenet_cli.tasks.image_classification.evaluation.evaluate import Progress
 
 
 @dataclass(frozen=True, slots=True)

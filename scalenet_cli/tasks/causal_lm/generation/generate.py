@@ -11,8 +11,8 @@ from pydantic import Field
 from scalenet_cli.errors import OptionError
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.reports.base import Report
+from scalenet_cli.tasks.base import Device, Precision
 from scalenet_cli.tasks.causal_lm.data.templates import Template
-from scalenet_cli.tasks.image_classification.evaluation.evaluate import Device, Precision
 
 # Gets each piece of text as soon as it is certain.
 Listener = Callable[[str], None]

@@ -1,23 +1,20 @@
 """``scalenet eval``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import Field
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.reports.base import HeadClasses, Report
-from scalenet_cli.tasks.causal_lm.data.records import SUFFIXES
+from scalenet_cli.tasks.base import Device, EvalRequest, EvalResult, Precision, Progress
+from scalenet_cli.tasks.image_classification.options import EvalFlags
+from scalenet_cli.tasks.image_classification.task import IMAGE_CLASSIFICATION
 from scalenet_cli.tasks.result_files import PARQUET, check_result_file
-from scalenet_cli.training.world import this_world
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["fp32", "bf16", "fp16"]
-# Batches done and batches in total, of this process.
-Progress = Callable[[int, int], None]
 CONFUSION: Final = "--confusion"
 PREDICTIONS: Final = "--predictions"
 
@@ -110,14 +107,8 @@ def evaluate(
         ScalenetError: the target, the data or an option cannot be used; or an image is damaged.
     """
     how, options = how or EvalOptions(), options or SourceOptions()
-    if data is None and not how.dataset.lower().startswith("hfds/"):
-        raise OptionError("--data is missing", hint="--data takes a folder or a .tar")
-    if data is not None and not how.dataset and Path(data).suffix.lower() in SUFFIXES:
-        raise OptionError(
-            f"the model classifies images, but {data} is a file of text",
-            where=str(target),
-            hint="--data takes a folder or a .tar; language models take text",
-        )
+    place = None if data is None else str(data)
+    IMAGE_CLASSIFICATION.refuse_data(place, how.dataset, str(target))
     files = {
         CONFUSION: (how.confusion, (".csv", ".json")),
         PREDICTIONS: (how.predictions, (".csv", PARQUET)),
@@ -131,6 +122,41 @@ def evaluate(
     from scalenet_cli.tasks.image_classification.evaluation.session import run_evaluation
 
     return run_evaluation(str(target), str(data or ""), how, options, progress)
+
+
+def evaluate_request(request: EvalRequest, progress: Progress | None) -> EvalResult:
+    """The evaluation that the command line asks for; see tasks.base.Task.evaluate."""
+    from scalenet_cli.tasks.image_classification.evaluation.lines import report_lines
+
+    flags = request.flags
+    assert isinstance(flags, EvalFlags)
+    if len(request.data) > 1:
+        raise OptionError(
+            f"--data is given {len(request.data)} times; for images it is one folder or tar"
+        )
+    how = EvalOptions(
+        split=request.split or "validation",
+        dataset=flags.dataset,
+        class_map=flags.class_map,
+        limit=request.limit,
+        batch_size=request.batch_size or 256,
+        workers=flags.workers,
+        skip_corrupt=flags.skip_corrupt,
+        device=request.device,
+        precision=request.precision or "fp32",
+        channels_last=flags.channels_last,
+        compile=request.compile,
+        preprocessing=flags.preprocessing,
+        confusion=flags.confusion,
+        predictions=flags.predictions,
+        force=flags.force,
+    )
+    place = request.data[0] if request.data else None
+    report = evaluate(request.target, place, how=how, options=request.options, progress=progress)
+    found = {"top1": report.top1, "top5": report.top5, "loss": report.loss}
+    return EvalResult(
+        report=report, lines=tuple(report_lines(report)), notes=report.notes, found=(("", found),)
+    )
 
 
 def _inputs(target: str, data: str | Path | None, how: EvalOptions) -> list[Path]:
@@ -154,8 +180,3 @@ def _is_one_file(one: str | Path | None, other: str | Path | None) -> bool:
         return False
     places = [Path(path).parent.resolve() / Path(path).name for path in (one, other)]
     return places[0] == places[1]
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that prints, among those that a launcher started."""
-    return this_world().rank == 0

@@ -49,7 +49,8 @@ from scalenet_cli.training.loaders import evaluation_loader
 from scalenet_cli.training.world import this_world
 
 if TYPE_CHECKING:
-    from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalOptions, Progress
+    from scalenet_cli.tasks.base import Progress
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalOptions
 
 _MAX_CONFUSION: Final = 5000
 _MAX_WORKERS: Final = 8

@@ -1,0 +1,65 @@
+"""Causal language modelling as an entry of TASKS. What needs torch is imported where it is used."""
+
+from typing import TYPE_CHECKING, Any, Final, final
+
+from scalenet_cli.errors import OptionError
+from scalenet_cli.tasks.causal_lm import NAME
+from scalenet_cli.tasks.causal_lm.metrics import METRICS
+
+if TYPE_CHECKING:
+    from scalenet_cli.measure.diagnosed_model import DiagnosedModel
+    from scalenet_cli.tasks.base import (
+        DataRequest,
+        Diagnosis,
+        EvalRequest,
+        EvalResult,
+        OpenedData,
+        Parts,
+        Progress,
+        Request,
+    )
+
+
+@final
+class CausalLM:
+    """See tasks.base.Task."""
+
+    name = NAME
+    metrics = METRICS
+    sample_unit = "sequences"
+    threshold_examples = (
+        "for example perplexity=30 (also loss and bits_per_byte; at most) or acc=0.6 (also "
+        "acc_norm; a share, at least)"
+    )
+
+    def refuse_data(self, data: str | None, dataset: str, target: str) -> None:
+        """See Task."""
+        if data is None:
+            raise OptionError("--data is missing")
+
+    def prepare_run(self, request: "Request", recipe: Any) -> "Parts":
+        """See Task."""
+        from scalenet_cli.tasks.causal_lm.prepare_run import prepare_language
+
+        return prepare_language(request, recipe)
+
+    def open_data(self, request: "DataRequest") -> "OpenedData":
+        """See Task."""
+        from scalenet_cli.tasks.causal_lm.study_data import StudyTexts
+
+        return StudyTexts(request)
+
+    def evaluate(self, request: "EvalRequest", progress: "Progress | None") -> "EvalResult":
+        """See Task."""
+        from scalenet_cli.tasks.causal_lm.evaluation.evaluate import evaluate_request
+
+        return evaluate_request(request, progress)
+
+    def open_samples(self, work: "Diagnosis", target: str, *, held: int = 0) -> "DiagnosedModel":
+        """See Task."""
+        from scalenet_cli.tasks.causal_lm.diagnosis_samples import open_texts
+
+        return open_texts(work, target, held=held)
+
+
+CAUSAL_LM: Final = CausalLM()

@@ -1,0 +1,72 @@
+"""Image classification as an entry of TASKS. What needs torch is imported where it is used."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+from scalenet_cli.errors import OptionError
+from scalenet_cli.tasks.image_classification import NAME
+from scalenet_cli.tasks.image_classification.metrics import METRICS
+
+if TYPE_CHECKING:
+    from scalenet_cli.measure.diagnosed_model import DiagnosedModel
+    from scalenet_cli.tasks.base import (
+        DataRequest,
+        Diagnosis,
+        EvalRequest,
+        EvalResult,
+        OpenedData,
+        Parts,
+        Progress,
+        Request,
+    )
+
+# Of files of text, which some users give to a classifier.
+_TEXT_SUFFIXES: Final = (".jsonl", ".json", ".txt", ".parquet")
+
+
+@final
+class ImageClassification:
+    """See tasks.base.Task."""
+
+    name = NAME
+    metrics = METRICS
+    sample_unit = "images"
+    threshold_examples = "for example top1=82.5,top5=96 (per cent, at least) or loss=0.9 (at most)"
+
+    def refuse_data(self, data: str | None, dataset: str, target: str) -> None:
+        """See Task."""
+        if data is None and not dataset.lower().startswith("hfds/"):
+            raise OptionError("--data is missing", hint="--data takes a folder or a .tar")
+        if data and not dataset and Path(data).suffix.lower() in _TEXT_SUFFIXES:
+            raise OptionError(
+                f"the model classifies images, but {data} is a file of text",
+                where=target,
+                hint="--data takes a folder or a .tar; language models take text",
+            )
+
+    def prepare_run(self, request: "Request", recipe: Any) -> "Parts":
+        """See Task."""
+        from scalenet_cli.tasks.image_classification.prepare_run import prepare_images
+
+        return prepare_images(request, recipe)
+
+    def open_data(self, request: "DataRequest") -> "OpenedData":
+        """See Task."""
+        from scalenet_cli.tasks.image_classification.study_data import open_images
+
+        return open_images(request)
+
+    def evaluate(self, request: "EvalRequest", progress: "Progress | None") -> "EvalResult":
+        """See Task."""
+        from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate_request
+
+        return evaluate_request(request, progress)
+
+    def open_samples(self, work: "Diagnosis", target: str, *, held: int = 0) -> "DiagnosedModel":
+        """See Task."""
+        from scalenet_cli.tasks.image_classification.diagnosis_samples import open_images
+
+        return open_images(work, target, held=held)
+
+
+IMAGE_CLASSIFICATION: Final = ImageClassification()
