@@ -97,7 +97,7 @@ def _exists(path: Path) -> bool:
 
 
 def _file(path: Path, arch: str | None, arguments: Mapping[str, Any]) -> Source:
-    from scalenet_cli.families.sources.checkpoint import read_checkpoint
+    from scalenet_cli.families.sources.read_checkpoint import read_checkpoint
 
     read = read_checkpoint(path)
     from scalenet_cli.families.sources.identify import identify_timm

@@ -21,8 +21,9 @@ from scalenet_cli.families.decoder_configs import (
     model_type,
 )
 from scalenet_cli.families.sources.carried import carried_files
-from scalenet_cli.families.sources.checkpoint import Checkpoint, read_checkpoint, refuse_gguf
+from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.json_text import parse_json
+from scalenet_cli.families.sources.read_checkpoint import read_checkpoint, refuse_gguf
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
 from scalenet_cli.families.sources.source import Source
 from scalenet_cli.families.sources.tensors import FLOATS, SourceTensor
