@@ -21,6 +21,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from scalenet_cli.plan.schema import ADAPTER_PLANS, AdapterSettings
+
 # Fields whose class does not describe them. A field without any text fails here.
 MEANINGS: Final[Mapping[str, str]] = {
     "AdapterPlan.type": "what kind",
@@ -219,6 +221,8 @@ def _members(annotation: Any) -> list[Any]:
         return _members(get_args(annotation)[0])
     if origin in (Union, UnionType):
         return [m for arg in get_args(annotation) for m in _members(arg) if m is not NoneType]
+    if annotation is AdapterSettings:
+        return [plan for plan in ADAPTER_PLANS.values() if issubclass(plan, AdapterSettings)]
     return [annotation]
 
 

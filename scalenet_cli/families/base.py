@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from scalenet_cli.errors import UnknownArchitecture
@@ -71,9 +72,26 @@ class Anatomy:
         return self.attention + self.mlp
 
     @property
+    def attention_module(self) -> tuple[str, ...]:
+        """The whole attention: what its Linears lie in; none where that is the block itself."""
+        return _common_module(self.attention)
+
+    @property
+    def mlp_module(self) -> tuple[str, ...]:
+        """The whole MLP, likewise."""
+        return _common_module(self.mlp)
+
+    @property
     def tied(self) -> tuple[str, ...]:
         """All modules that instances share."""
         return self.linears + self.others
+
+
+def _common_module(paths: Sequence[str]) -> tuple[str, ...]:
+    parts = [path.split(".")[:-1] for path in paths]
+    levels = takewhile(lambda names: len({*names}) == 1, zip(*parts, strict=False))
+    common = ".".join(names[0] for names in levels)
+    return (common,) if common else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,17 +48,26 @@ def silence_notes(
     """A note where gates of 0 stay 0, because no training reaches them."""
     if plan.start != "identity" or not layout.num_new or "gates" in train:
         return
-    closing = (
+    beside_gates = [
         f"{stage.path}.{slot.position}.{part}.adapter."
         for stage, slot in layout
         if slot.ordinal > 0
-        for part in family.anatomy(model.get_submodule(f"{stage.path}.{slot.position}")).closing
-    )
+        for part in _where_adapters_add(
+            model.get_submodule(f"{stage.path}.{slot.position}"), family
+        )
+    ]
     adapted = "adapters" in train and any(
-        key.startswith(prefix) for prefix in closing for key in groups
+        key.startswith(prefix) for prefix in beside_gates for key in groups
     )
     yield (
         "start: identity gives new blocks gates of 0, and gates are not trained here, so "
         + ("new blocks learn through their adapters alone" if adapted else "they never do anything")
         + "; add gates to train"
     )
+
+
+def _where_adapters_add(block: "nn.Module", family: Family) -> tuple[str, ...]:
+    """The paths at which an adapter reaches the residual stream although the gates are 0."""
+    from scalenet_cli.surgery.instance import adjusted_modules, block_anatomy
+
+    return (*block_anatomy(block, family).closing, *adjusted_modules(block))

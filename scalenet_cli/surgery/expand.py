@@ -13,6 +13,7 @@ from scalenet_cli.surgery.adjust import adjust
 from scalenet_cli.surgery.baselines import averaged_sources, initial_values
 from scalenet_cli.surgery.clone import check_anatomy, clone_structure, clone_tied
 from scalenet_cli.surgery.groups import group_parameters
+from scalenet_cli.surgery.instance import block_anatomy
 from scalenet_cli.surgery.problems import plan_problems
 from scalenet_cli.surgery.ties import TieTable, keys_by_parameter
 from scalenet_cli.surgery.values import Value
@@ -143,6 +144,6 @@ def spread_drop_path(model: nn.Module, layout: Layout, rate: float, family: Fami
     last = max(layout.num_instances - 1, 1)
     for order, (stage, slot) in enumerate(layout):
         block = model.get_submodule(f"{stage.path}.{slot.position}")
-        for part in family.anatomy(block).drop_paths:
+        for part in block_anatomy(block, family).drop_paths:
             drop_path = family.drop_path(rate * order / last).train(block.training)
             block.set_submodule(part, drop_path)
