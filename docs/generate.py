@@ -306,15 +306,17 @@ def fields(path: str) -> str:
 
 def families() -> str:
     """The table FAMILIES: what each family covers and what its blocks are made of."""
-    from scalenet_cli.families import FAMILIES
+    from scalenet_cli.families import FAMILIES, family
     from scalenet_cli.families.decoder_configs import MODEL_TYPES
-    from scalenet_cli.families.timm_models import MODULES
+    from scalenet_cli.families.timm_models import TimmFamily
 
     rows = []
     for name, place in FAMILIES.items():
-        if name in MODULES:
-            modules = ", ".join(f"`{module}`" for module in MODULES[name])
-            covers = f"timm architectures of the module{'s' * (len(MODULES[name]) > 1)} {modules}"
+        known = family(name)
+        if isinstance(known, TimmFamily):
+            modules = [f"`{module}`" for module in known.checkpoints.modules]
+            noun = "modules" if len(modules) > 1 else "module"
+            covers = f"timm architectures of the {noun} {', '.join(modules)}"
         else:
             covers = f"transformers model types {', '.join(f'`{kind}`' for kind in MODEL_TYPES)}"
         rows.append((f"`{name}`", covers, f"`{place}`"))
@@ -359,10 +361,10 @@ def anatomies() -> str:
 
 def family_protocol() -> str:
     """What a family states, from the protocol's own docstrings."""
-    from scalenet_cli.families.base import Family
+    from scalenet_cli.families.base import BlockDescription, Family
 
     rows = []
-    for name, member in vars(Family).items():
+    for name, member in {**vars(BlockDescription), **vars(Family)}.items():
         target = member.fget if isinstance(member, property) else member
         if name.startswith("_") or not callable(target):
             continue

@@ -86,7 +86,7 @@ def bench(
 
     device = find_device(how.device)
     described = _describe(target, options, document, how.input_size)
-    if how.channels_last and described.family.name == "llama":
+    if how.channels_last and described.family.input_unit != "pixels":
         raise OptionError("--channels-last is for image models", where=target)
     forked = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked), _threads(how.threads):

@@ -74,7 +74,7 @@ def _set_up(
     *,
     going_on: bool,
 ) -> Setup:
-    kind = find_family(source.manifest.source.family).task
+    kind = cast(TaskName, find_family(source.manifest.source.family).task)
     recipe = _recipe(folder if going_on else None, options, kind)
     request = Request(source, folder.start if going_on else source.folder, data, options)
     # Each task's own module, because the other's libraries may not be installed.

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from scalenet_cli.families.sources.checkpoint import Checkpoint
+    from scalenet_cli.families.sources.source import Source
     from scalenet_cli.plan.layout import Layout
 
 # What happens to a tensor that is not part of any block.
@@ -102,6 +105,11 @@ class RandomInit:
     norm: float
 
 
+def group_by_pattern(key: str, groups: Sequence[tuple[str, OuterGroup]]) -> OuterGroup | None:
+    """The group of the first pattern that a key matches."""
+    return next((group for pattern, group in groups if fnmatchcase(key, pattern)), None)
+
+
 def require_class(model: object, expected: "type[nn.Module]", family: str) -> None:
     """The model is of a family's class.
 
@@ -117,26 +125,28 @@ def require_class(model: object, expected: "type[nn.Module]", family: str) -> No
         )
 
 
-class Family(Protocol):
-    """A kind of model: stated facts, never probed ones."""
+@dataclass(frozen=True, slots=True)
+class SourceRequest:
+    """How a checkpoint is to be opened.
 
-    @property
-    def name(self) -> str:
-        """The key in FAMILIES."""
-        ...
+    Attributes:
+        arch, arguments: ``--arch`` and ``--model-kwargs``.
+        weights: whether tensors are needed; without them nothing large is downloaded.
+        random_seed: draws random weights instead.
+    """
 
-    @property
-    def task(self) -> Literal["images", "language"]:
-        """What its models are trained for."""
-        ...
+    arch: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: bool = True
+    random_seed: int | None = None
 
-    def require(self, model: object) -> None:
-        """Refuses a model that the family does not describe, with UnknownArchitecture."""
-        ...
 
-    def build(self, architecture: Architecture) -> "nn.Module":
-        """The model with parameters on the meta device and real buffers."""
-        ...
+class BlockDescription(Protocol):
+    """What surgery asks of a kind of model: stated facts, never probed ones.
+
+    Paths and keys start at the root of the model that is given. A model that stands inside a host
+    is described by :class:`~scalenet_cli.families.prefixed.PrefixedBlocks`.
+    """
 
     def stages(self, model: "nn.Module") -> tuple[StageRef, ...]:
         """The runs of blocks, in the order of execution."""
@@ -176,6 +186,64 @@ class Family(Protocol):
 
     def repair(self, model: "nn.Module", layout: "Layout") -> None:
         """Whatever in the model counts blocks: cache slots, config lists, feature tables."""
+        ...
+
+
+class Family(BlockDescription, Protocol):
+    """A kind of model, and how its checkpoints are found, opened and used."""
+
+    @property
+    def name(self) -> str:
+        """The key in FAMILIES."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """What its models are trained for."""
+        ...
+
+    @property
+    def input_unit(self) -> Literal["pixels", "tokens"]:
+        """What the size of an input is counted in; the side of an image, where it is pixels."""
+        ...
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether :meth:`replace_head` can give its models other classes."""
+        ...
+
+    @property
+    def takes_source_options(self) -> bool:
+        """Whether a checkpoint may need ``--arch`` and ``--model-kwargs``: its files say less."""
+        ...
+
+    def require(self, model: object) -> None:
+        """Refuses a model that the family does not describe, with UnknownArchitecture."""
+        ...
+
+    def reads_config(self, config: Mapping[str, Any]) -> bool:
+        """Whether a folder's config.json is of its kind; asked without importing torch if it can.
+
+        The table is asked from its end, and who says yes first opens the folder.
+        """
+        ...
+
+    def open_folder(
+        self, folder: "Path", config: Mapping[str, Any], request: SourceRequest
+    ) -> "Source":
+        """The checkpoint in such a folder, under the model's own keys."""
+        ...
+
+    def reads_tensors(self, keys: Collection[str]) -> bool:
+        """Whether the keys of a file without a config are those of its models."""
+        ...
+
+    def open_tensors(self, checkpoint: "Checkpoint", request: SourceRequest) -> "Source":
+        """The checkpoint of such a file, under the model's own keys."""
+        ...
+
+    def build(self, architecture: Architecture) -> "nn.Module":
+        """The model with parameters on the meta device and real buffers."""
         ...
 
     def replace_head(self, model: "nn.Module", num_classes: int) -> None:

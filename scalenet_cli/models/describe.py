@@ -79,10 +79,10 @@ def describe(
             target, arch=options.arch, arguments=options.model_kwargs, weights=False
         )
         architecture, manifest = source.architecture, None
-    if image_size is not None and architecture.family != "llama":
+    family = find_family(architecture.family)
+    if image_size is not None and family.input_unit == "pixels":
         sized = {**architecture.arguments, "img_size": image_size}
         architecture, source = replace(architecture, arguments=sized), None
-    family = find_family(architecture.family)
     base = build_base(architecture, family, source, target)
     if manifest is not None:
         base = _with_head(base, family, manifest)

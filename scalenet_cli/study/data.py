@@ -61,7 +61,7 @@ class StudySource:
     @property
     def task(self) -> TaskName:
         """What its models are trained for."""
-        return self.family.task
+        return cast(TaskName, self.family.task)
 
     def digest(self) -> str | None:
         """sha256 of the checkpoint's files; None of weights that are drawn or downloaded.
@@ -104,7 +104,7 @@ def open_study_source(document: StudyDocument) -> StudySource:
         reference, arch=options.arch, arguments=options.model_kwargs, weights=False
     )
     family = find_family(source.architecture.family)
-    _refuse_other_task(document, family.task)
+    _refuse_other_task(document, cast(TaskName, family.task))
     base = build_base(source.architecture, family, source, reference)
     return StudySource(reference, options, source, family, base)
 

@@ -1,7 +1,7 @@
 """What a target's model is for: no weights are read and, where that is possible, no torch."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.errors import CheckpointError
@@ -26,7 +26,7 @@ def task_of(target: str) -> TargetTask:
     if is_bundle(folder):
         name = read_manifest(folder).source.family
         # What a manifest claims is checked where the model is built.
-        return find_family(name).task if name in FAMILIES else "images"
+        return cast(TargetTask, find_family(name).task) if name in FAMILIES else "images"
     if target.startswith(HUB):
         from scalenet_cli.families.sources.hub import fetch_repository
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.errors import OptionError
+from scalenet_cli.families import FAMILIES
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.base import Family
 from scalenet_cli.families.sources import open_source
@@ -81,9 +82,7 @@ def _source(target: str, options: SourceOptions) -> OpenedModel:
 
 
 def _require_images(family: str, where: str) -> None:
-    from scalenet_cli.families.timm_models import MODULES
-
-    if family not in MODULES:
+    if family not in FAMILIES or not find_family(family).has_classifier:
         raise OptionError(f"a model of the family {family} does not classify images", where=where)
 
 
