@@ -77,7 +77,7 @@ class BottleneckAdapter(Adapter):
 
     def weight_norm(self) -> float:
         """See Adapter."""
-        up, down = self.up.weight.double(), self.down.weight.double()
+        up, down = self.up.weight.detach().double(), self.down.weight.detach().double()
         # The norm of the product, from two matrices as small as the adapter's dim.
         squared = float(((up.T @ up) * (down @ down.T)).sum())
         return float(max(squared, 0.0) ** 0.5)

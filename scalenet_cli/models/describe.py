@@ -21,7 +21,7 @@ from scalenet_cli.errors import (
     SurgeryError,
 )
 from scalenet_cli.families import family as find_family
-from scalenet_cli.families.base import Architecture, Family
+from scalenet_cli.families.base import Architecture, BlockDescription, Family
 from scalenet_cli.families.sources import Source, check_tensors, naming, open_source
 from scalenet_cli.families.sources.tensors import TORCH_NAMES
 from scalenet_cli.models.source_options import SourceOptions
@@ -156,7 +156,7 @@ def _operate(
     )
 
 
-def fit_layout(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
+def fit_layout(base: nn.Module, plan: ExpansionPlan, family: BlockDescription) -> Layout:
     """The layout; all that does not fit the model is told at once.
 
     Raises:
@@ -227,7 +227,7 @@ def architecture_of(manifest: Manifest) -> Architecture:
     return Architecture(source.family, source.architecture, source.arguments)
 
 
-def stage_shapes(family: Family, model: nn.Module) -> tuple[StageShape, ...]:
+def stage_shapes(family: BlockDescription, model: nn.Module) -> tuple[StageShape, ...]:
     """The stages of a model as the plan layer knows them."""
     return tuple(StageShape(ref.path, ref.depth, ref.width) for ref in family.stages(model))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from scalenet_cli.errors import PlanChangesNothing, PlanErrors
-from scalenet_cli.families.base import Anatomy, Family
+from scalenet_cli.families.base import Anatomy, BlockDescription
 from scalenet_cli.plan.layout import Instance, Layout, StageLayout
 from scalenet_cli.plan.schema import ExpansionPlan, Group
 from scalenet_cli.surgery.adjust import adjust
@@ -42,7 +42,12 @@ class Expansion:
 
 
 def expand(
-    model: nn.Module, layout: Layout, plan: ExpansionPlan, family: Family, *, seed: int = 0
+    model: nn.Module,
+    layout: Layout,
+    plan: ExpansionPlan,
+    family: BlockDescription,
+    *,
+    seed: int = 0,
 ) -> Expansion:
     """A model with one block per slot of the layout, tied as the plan says.
 
@@ -83,7 +88,7 @@ class _Stage:
     model: nn.Module
     stage: StageLayout
     plan: ExpansionPlan
-    family: Family
+    family: BlockDescription
     source_keys: Mapping[int, str]
     seed: int
 
@@ -139,7 +144,9 @@ class _Stage:
         return shared
 
 
-def spread_drop_path(model: nn.Module, layout: Layout, rate: float, family: Family) -> None:
+def spread_drop_path(
+    model: nn.Module, layout: Layout, rate: float, family: BlockDescription
+) -> None:
     """Stochastic depth, linear over the new depth: 0 at the first block, the rate at the last."""
     last = max(layout.num_instances - 1, 1)
     for order, (stage, slot) in enumerate(layout):

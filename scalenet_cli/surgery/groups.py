@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from torch import nn
 
 from scalenet_cli.errors import UnknownBlockTensor
-from scalenet_cli.families.base import Anatomy, Family
+from scalenet_cli.families.base import Anatomy, BlockDescription
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.surgery.instance import adjusted_modules, block_anatomy
 
@@ -13,7 +13,7 @@ from scalenet_cli.surgery.instance import adjusted_modules, block_anatomy
 _Blocks = Mapping[str, tuple[Anatomy, tuple[str, ...]]]
 
 
-def group_parameters(model: nn.Module, family: Family) -> dict[str, Group]:
+def group_parameters(model: nn.Module, family: BlockDescription) -> dict[str, Group]:
     """Key (the first, where a tensor has several) -> group. All weights of blocks are `shared`.
 
     Raises:
@@ -38,7 +38,7 @@ def freeze(
     return {key: p for key, p in model.named_parameters() if p.requires_grad}
 
 
-def _group(key: str, anatomies: Mapping[str, _Blocks], family: Family) -> Group:
+def _group(key: str, anatomies: Mapping[str, _Blocks], family: BlockDescription) -> Group:
     stage = next((path for path in anatomies if key.startswith(f"{path}.")), None)
     if stage is None:
         outer = family.group(key)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from scalenet_cli.adapters.base import Adapter
-from scalenet_cli.families.base import Anatomy, Family
+from scalenet_cli.families.base import Anatomy, BlockDescription
 
 
 @final
@@ -81,7 +81,7 @@ def adjusted_modules(block: nn.Module) -> dict[str, AdjustedModule]:
     return {path: module for path, module in found if isinstance(module, AdjustedModule)}
 
 
-def block_anatomy(block: nn.Module, family: Family) -> Anatomy:
+def block_anatomy(block: nn.Module, family: BlockDescription) -> Anatomy:
     """The parts of a block of a scaled model, under the names that they had in its source."""
     with _unwrapped(block):
         return family.anatomy(block)

@@ -11,14 +11,14 @@ from scalenet_cli.errors import (
     StartUnsupported,
     UnknownBlockTensor,
 )
-from scalenet_cli.families.base import Anatomy, Family
+from scalenet_cli.families.base import Anatomy, BlockDescription
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import ExpansionPlan, NoAdapterPlan
 from scalenet_cli.surgery.adjust import build_adapters
 
 
 def plan_problems(
-    model: nn.Module, plan: ExpansionPlan, family: Family, layout: Layout | None
+    model: nn.Module, plan: ExpansionPlan, family: BlockDescription, layout: Layout | None
 ) -> tuple[PlanError, ...]:
     """The mistakes of adapter, start and drop path, each once.
 

@@ -5,13 +5,13 @@ from torch import nn
 
 from scalenet_cli.adapters.base import CannotBeFolded
 from scalenet_cli.errors import CannotFold
-from scalenet_cli.families.base import Family
+from scalenet_cli.families.base import BlockDescription
 from scalenet_cli.surgery.clone import clone_structure, clone_tied
 from scalenet_cli.surgery.instance import AdjustedLinear, AdjustedModule
 from scalenet_cli.surgery.ties import keys_by_parameter
 
 
-def untie(model: nn.Module, family: Family) -> nn.Module:
+def untie(model: nn.Module, family: BlockDescription) -> nn.Module:
     """A model in which every block owns all its tensors; it computes the same, bit for bit."""
     untied = clone_structure(model)
     for stage in family.stages(untied):
