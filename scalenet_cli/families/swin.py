@@ -15,7 +15,8 @@ from scalenet_cli.errors import ArchitectureMismatch
 from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry, Shapes, head_arguments
-from scalenet_cli.families.timm_models import TimmCheckpoints, TimmFamily
+from scalenet_cli.families.timm_checkpoints import TimmCheckpoints
+from scalenet_cli.families.timm_models import TimmFamily
 from scalenet_cli.plan.layout import Layout
 
 _MAX_STAGES: Final = 16

@@ -28,9 +28,9 @@ from scalenet_cli.families.base import (
     require_class,
 )
 from scalenet_cli.families.sources.checkpoint import Checkpoint
-from scalenet_cli.families.sources.geometry import Geometry
 from scalenet_cli.families.sources.source import Source
 from scalenet_cli.families.timm_arguments import PREPROCESSING, check_arguments
+from scalenet_cli.families.timm_checkpoints import TimmCheckpoints
 from scalenet_cli.plan.layout import Layout
 
 # What timm initialises with, all of it in place.
@@ -161,38 +161,6 @@ def timm_family(name: str) -> "TimmFamily":
     found = family(name)
     assert isinstance(found, TimmFamily)
     return found
-
-
-def _may_be_any(_: Geometry, name: str, input_size: Sequence[int]) -> bool:
-    return True
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TimmCheckpoints:
-    """How checkpoints of a timm family are recognised and read without a config.
-
-    Attributes:
-        modules: timm's modules that define its architectures.
-        signs: keys that all of its files have, and no other family's; the first is of a block.
-        geometry: what shapes of tensors say.
-        filter_keys: timm's own function from an author's keys to the model's.
-        shallow: arguments of a model with one block per stage, which is quick to build.
-        may_be: a cheap test on an architecture's name and timm's (channels, height, width) of it.
-        positions_fix_size: a table of positions says for what image size a model was built.
-    """
-
-    modules: tuple[str, ...]
-    signs: tuple[str, ...]
-    geometry: Callable[[Checkpoint], Geometry]
-    filter_keys: Callable[[dict[str, Any], Any], dict[str, Any]]
-    shallow: Mapping[str, Any]
-    may_be: Callable[[Geometry, str, Sequence[int]], bool] = _may_be_any
-    positions_fix_size: bool = False
-
-    def names(self) -> list[str]:
-        """Every architecture in timm's registry."""
-        return [name for module in self.modules for name in list_models(module=module)]
 
 
 @final

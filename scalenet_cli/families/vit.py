@@ -13,7 +13,8 @@ from timm.models.vision_transformer import (
 from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry, Shapes, head_arguments
-from scalenet_cli.families.timm_models import TimmCheckpoints, TimmFamily
+from scalenet_cli.families.timm_checkpoints import TimmCheckpoints
+from scalenet_cli.families.timm_models import TimmFamily
 from scalenet_cli.plan.layout import Layout
 
 _NORMS: Final = ("norm1", "norm2", "attn.q_norm", "attn.k_norm", "attn.norm", "mlp.norm")
