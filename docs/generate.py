@@ -21,6 +21,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from scalenet_cli.plan.schema import ADAPTER_PLANS, AdapterSettings
+
 # Fields whose class does not describe them. A field without any text fails here.
 MEANINGS: Final[Mapping[str, str]] = {
     "AdapterPlan.type": "what kind",
@@ -219,6 +221,8 @@ def _members(annotation: Any) -> list[Any]:
         return _members(get_args(annotation)[0])
     if origin in (Union, UnionType):
         return [m for arg in get_args(annotation) for m in _members(arg) if m is not NoneType]
+    if annotation is AdapterSettings:
+        return [plan for plan in ADAPTER_PLANS.values() if issubclass(plan, AdapterSettings)]
     return [annotation]
 
 
@@ -302,15 +306,17 @@ def fields(path: str) -> str:
 
 def families() -> str:
     """The table FAMILIES: what each family covers and what its blocks are made of."""
-    from scalenet_cli.families import FAMILIES
+    from scalenet_cli.families import FAMILIES, family
     from scalenet_cli.families.decoder_configs import MODEL_TYPES
-    from scalenet_cli.families.timm_models import MODULES
+    from scalenet_cli.families.timm_models import TimmFamily
 
     rows = []
     for name, place in FAMILIES.items():
-        if name in MODULES:
-            modules = ", ".join(f"`{module}`" for module in MODULES[name])
-            covers = f"timm architectures of the module{'s' * (len(MODULES[name]) > 1)} {modules}"
+        known = family(name)
+        if isinstance(known, TimmFamily):
+            modules = [f"`{module}`" for module in known.checkpoints.modules]
+            noun = "modules" if len(modules) > 1 else "module"
+            covers = f"timm architectures of the {noun} {', '.join(modules)}"
         else:
             covers = f"transformers model types {', '.join(f'`{kind}`' for kind in MODEL_TYPES)}"
         rows.append((f"`{name}`", covers, f"`{place}`"))
@@ -355,10 +361,10 @@ def anatomies() -> str:
 
 def family_protocol() -> str:
     """What a family states, from the protocol's own docstrings."""
-    from scalenet_cli.families.base import Family
+    from scalenet_cli.families.base import BlockDescription, Family
 
     rows = []
-    for name, member in vars(Family).items():
+    for name, member in {**vars(BlockDescription), **vars(Family)}.items():
         target = member.fget if isinstance(member, property) else member
         if name.startswith("_") or not callable(target):
             continue

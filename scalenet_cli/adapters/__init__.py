@@ -1,23 +1,12 @@
-"""The table of adapters: the plan's ``adapter.type`` -> how to build one beside a Linear."""
+"""The table of adapters: the plan's ``adapter.type`` -> what that kind of adapter is.
 
-from collections.abc import Callable, Mapping
+The keys of a plan that go with each are in ``plan.schema.ADAPTER_PLANS``, under the same names.
+"""
+
+from collections.abc import Mapping
 from typing import Final
 
-from torch import nn
+from scalenet_cli.adapters.base import AdapterKind
+from scalenet_cli.adapters.bottleneck import LORA, PARALLEL
 
-from scalenet_cli.adapters.bottleneck import BottleneckAdapter
-from scalenet_cli.plan.schema import LoraPlan, ParallelPlan
-
-Build = Callable[[nn.Linear, ParallelPlan | LoraPlan], BottleneckAdapter]
-
-
-def _parallel(core: nn.Linear, plan: ParallelPlan | LoraPlan) -> BottleneckAdapter:
-    assert isinstance(plan, ParallelPlan)
-    return BottleneckAdapter(core, plan.dim, plan.activation)
-
-
-def _lora(core: nn.Linear, plan: ParallelPlan | LoraPlan) -> BottleneckAdapter:
-    return BottleneckAdapter(core, plan.dim, None)
-
-
-ADAPTERS: Final[Mapping[str, Build]] = {"parallel": _parallel, "lora": _lora}
+ADAPTERS: Final[Mapping[str, AdapterKind]] = {"parallel": PARALLEL, "lora": LORA}

@@ -2,16 +2,25 @@
 
 # Shape legend: B batch, N tokens, I in features, O out features, D adapter dim.
 
-from typing import final
+from collections.abc import Mapping
+from typing import Final, final
 
 import torch
 from torch import nn
 
 from scalenet_cli.adapters.activations import find_activation
-from scalenet_cli.adapters.base import Adapter
+from scalenet_cli.adapters.base import (
+    Adapter,
+    AdapterKind,
+    CannotBeFolded,
+    Constant,
+    Normal,
+    Site,
+)
 from scalenet_cli.adapters.calls import PLAIN_TENSORS, is_plain_linear, runs_only_forward
 from scalenet_cli.adapters.fused import can_fuse, fused_linear
 from scalenet_cli.errors import AdapterTooWide
+from scalenet_cli.plan.schema import LoraPlan, ParallelPlan
 
 
 @final
@@ -35,8 +44,6 @@ class BottleneckAdapter(Adapter):
         al. (arXiv:2106.09685).
     """
 
-    zero_at_start = ("up.weight",)
-
     def __init__(self, core: nn.Linear, dim: int, activation: str | None) -> None:
         super().__init__()
         narrow = min(core.in_features, core.out_features)
@@ -51,6 +58,29 @@ class BottleneckAdapter(Adapter):
         self.activation = activation
         self.down = nn.Linear(core.in_features, dim, bias=False, **like)
         self.up = nn.Linear(dim, core.out_features, bias=False, **like)
+
+    def initial_values(self) -> Mapping[str, Constant | Normal]:
+        """See Adapter."""
+        return {
+            "down.weight": Normal(self.down.in_features**-0.5),
+            "up.weight": Constant(0.0),
+        }
+
+    def fold(self) -> torch.Tensor | CannotBeFolded:
+        """See Adapter. Only without an activation is it a linear map."""
+        if self.activation is not None:
+            return CannotBeFolded(
+                "has an activation, so no weight computes the same",
+                "keep the adapter, or expand with `adapter: {type: lora}`",
+            )
+        return self.up.weight.double() @ self.down.weight.double()
+
+    def weight_norm(self) -> float:
+        """See Adapter."""
+        up, down = self.up.weight.detach().double(), self.down.weight.detach().double()
+        # The norm of the product, from two matrices as small as the adapter's dim.
+        squared = float(((up.T @ up) * (down @ down.T)).sum())
+        return float(max(squared, 0.0) ** 0.5)
 
     def forward(self, x_BNI: torch.Tensor) -> torch.Tensor:
         """The adjustment, (B, N, O)."""
@@ -82,3 +112,17 @@ class BottleneckAdapter(Adapter):
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
         return f"activation={self.activation}"
+
+
+def _build_parallel(site: Site, plan: ParallelPlan) -> BottleneckAdapter:
+    assert isinstance(site.module, nn.Linear)
+    return BottleneckAdapter(site.module, plan.dim, plan.activation)
+
+
+def _build_lora(site: Site, plan: LoraPlan) -> BottleneckAdapter:
+    assert isinstance(site.module, nn.Linear)
+    return BottleneckAdapter(site.module, plan.dim, None)
+
+
+PARALLEL: Final = AdapterKind("linear", _build_parallel)
+LORA: Final = AdapterKind("linear", _build_lora)

@@ -63,6 +63,7 @@ def inspect(
     document = load_plan(plan) if plan is not None else None
     from scalenet_cli.measure.params import count_parameters
     from scalenet_cli.models.describe import describe
+    from scalenet_cli.surgery.instance import block_anatomy
 
     opened = open_target(target, options)
     described = describe(opened, document)
@@ -90,7 +91,7 @@ def inspect(
         parameters=count_parameters(
             described.model, described.layout, described.groups, described.train
         ),
-        linears=described.family.anatomy(block).linears,
+        linears=block_anatomy(block, described.family).linears,
         tied_tensors=len(described.expansion.ties) if described.expansion else 0,
         non_finite=found,
         notes=(*notes, describe_non_finite(found)) if found else notes,

@@ -130,6 +130,7 @@ def _compare(bundle: Bundle, reference: str, options: SourceOptions) -> int:
     """Every base tensor equals the source's, byte for byte."""
     import hashlib
 
+    from scalenet_cli.families import family as find_family
     from scalenet_cli.families.sources import open_source
 
     folder = bundle.folder
@@ -140,12 +141,14 @@ def _compare(bundle: Bundle, reference: str, options: SourceOptions) -> int:
             hint="compare the bundle that the run started from: RUN/start",
         )
     recorded = bundle.manifest.source
-    timm = recorded.family != "llama"
+    with_options = find_family(recorded.family).takes_source_options
     try:
         source = open_source(
             reference,
-            arch=(options.arch or recorded.architecture) if timm and _is_file(reference) else None,
-            arguments=(options.model_kwargs or recorded.arguments) if timm else {},
+            arch=(options.arch or recorded.architecture)
+            if with_options and _is_file(reference)
+            else None,
+            arguments=(options.model_kwargs or recorded.arguments) if with_options else {},
             random_seed=options.random_seed,
         )
     except (OptionError, ArchitectureMismatch, UnknownArchitecture) as error:

@@ -1,6 +1,6 @@
 """The table of families. A family's module is imported on first use: it brings timm or HF along."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Final, cast
 
@@ -33,3 +33,16 @@ def family(name: str) -> Family:
             f"the {name} family needs the package {error.name}",
             hint=install_hint("language"),
         ) from None
+
+
+def families_from_the_end() -> Iterator[Family]:
+    """Every family whose library is installed, the last of the table first.
+
+    Each is imported when its turn comes, so that what reads only a config.json stops before timm.
+    """
+    for name in reversed([*FAMILIES]):
+        try:
+            found = family(name)
+        except MissingExtra:
+            continue
+        yield found

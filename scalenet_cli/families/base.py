@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from scalenet_cli.errors import UnknownArchitecture
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from scalenet_cli.families.sources.checkpoint import Checkpoint
+    from scalenet_cli.families.sources.source import Source
     from scalenet_cli.plan.layout import Layout
 
 # What happens to a tensor that is not part of any block.
@@ -73,9 +77,26 @@ class Anatomy:
         return self.attention + self.mlp
 
     @property
+    def attention_module(self) -> tuple[str, ...]:
+        """The whole attention: what its Linears lie in; none where that is the block itself."""
+        return _common_module(self.attention)
+
+    @property
+    def mlp_module(self) -> tuple[str, ...]:
+        """The whole MLP, likewise."""
+        return _common_module(self.mlp)
+
+    @property
     def tied(self) -> tuple[str, ...]:
         """All modules that instances share."""
         return self.linears + self.others
+
+
+def _common_module(paths: Sequence[str]) -> tuple[str, ...]:
+    parts = [path.split(".")[:-1] for path in paths]
+    levels = takewhile(lambda names: len({*names}) == 1, zip(*parts, strict=False))
+    common = ".".join(names[0] for names in levels)
+    return (common,) if common else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +105,11 @@ class RandomInit:
 
     std: float
     norm: float
+
+
+def group_by_pattern(key: str, groups: Sequence[tuple[str, OuterGroup]]) -> OuterGroup | None:
+    """The group of the first pattern that a key matches."""
+    return next((group for pattern, group in groups if fnmatchcase(key, pattern)), None)
 
 
 def require_class(model: object, expected: "type[nn.Module]", family: str) -> None:
@@ -101,31 +127,28 @@ def require_class(model: object, expected: "type[nn.Module]", family: str) -> No
         )
 
 
-class Family(Protocol):
-    """A kind of model: stated facts, never probed ones."""
+@dataclass(frozen=True, slots=True)
+class SourceRequest:
+    """How a checkpoint is to be opened.
 
-    @property
-    def name(self) -> str:
-        """The key in FAMILIES."""
-        ...
+    Attributes:
+        arch, arguments: ``--arch`` and ``--model-kwargs``.
+        weights: whether tensors are needed; without them nothing large is downloaded.
+        random_seed: draws random weights instead.
+    """
 
-    @property
-    def task(self) -> str:
-        """What its models are for: a key of TASKS."""
-        ...
+    arch: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: bool = True
+    random_seed: int | None = None
 
-    @property
-    def input_unit(self) -> InputUnit:
-        """What the size of an input is counted in."""
-        ...
 
-    def require(self, model: object) -> None:
-        """Refuses a model that the family does not describe, with UnknownArchitecture."""
-        ...
+class BlockDescription(Protocol):
+    """What surgery asks of a kind of model: stated facts, never probed ones.
 
-    def build(self, architecture: Architecture) -> "nn.Module":
-        """The model with parameters on the meta device and real buffers."""
-        ...
+    Paths and keys start at the root of the model that is given. A model that stands inside a host
+    is described by :class:`~scalenet_cli.families.prefixed.PrefixedBlocks`.
+    """
 
     def stages(self, model: "nn.Module") -> tuple[StageRef, ...]:
         """The runs of blocks, in the order of execution."""
@@ -165,6 +188,64 @@ class Family(Protocol):
 
     def repair(self, model: "nn.Module", layout: "Layout") -> None:
         """Whatever in the model counts blocks: cache slots, config lists, feature tables."""
+        ...
+
+
+class Family(BlockDescription, Protocol):
+    """A kind of model, and how its checkpoints are found, opened and used."""
+
+    @property
+    def name(self) -> str:
+        """The key in FAMILIES."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """What its models are trained for."""
+        ...
+
+    @property
+    def input_unit(self) -> Literal["pixels", "tokens"]:
+        """What the size of an input is counted in; the side of an image, where it is pixels."""
+        ...
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether :meth:`replace_head` can give its models other classes."""
+        ...
+
+    @property
+    def takes_source_options(self) -> bool:
+        """Whether a checkpoint may need ``--arch`` and ``--model-kwargs``: its files say less."""
+        ...
+
+    def require(self, model: object) -> None:
+        """Refuses a model that the family does not describe, with UnknownArchitecture."""
+        ...
+
+    def reads_config(self, config: Mapping[str, Any]) -> bool:
+        """Whether a folder's config.json is of its kind; asked without importing torch if it can.
+
+        The table is asked from its end, and who says yes first opens the folder.
+        """
+        ...
+
+    def open_folder(
+        self, folder: "Path", config: Mapping[str, Any], request: SourceRequest
+    ) -> "Source":
+        """The checkpoint in such a folder, under the model's own keys."""
+        ...
+
+    def reads_tensors(self, keys: Collection[str]) -> bool:
+        """Whether the keys of a file without a config are those of its models."""
+        ...
+
+    def open_tensors(self, checkpoint: "Checkpoint", request: SourceRequest) -> "Source":
+        """The checkpoint of such a file, under the model's own keys."""
+        ...
+
+    def build(self, architecture: Architecture) -> "nn.Module":
+        """The model with parameters on the meta device and real buffers."""
         ...
 
     def replace_head(self, model: "nn.Module", num_classes: int) -> None:

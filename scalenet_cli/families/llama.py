@@ -1,8 +1,7 @@
 """Hugging Face decoders of the Llama kind, those with a list of layer types included."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -18,7 +17,9 @@ from scalenet_cli.families.base import (
     Architecture,
     OuterGroup,
     RandomInit,
+    SourceRequest,
     StageRef,
+    group_by_pattern,
     require_class,
 )
 from scalenet_cli.families.decoder_configs import (
@@ -33,6 +34,9 @@ from scalenet_cli.plan.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from scalenet_cli.families.sources.checkpoint import Checkpoint
+    from scalenet_cli.families.sources.source import Source
 
 
 _GROUPS: Final[tuple[tuple[str, OuterGroup], ...]] = (
@@ -107,8 +111,34 @@ class LlamaFamily:
     """One stage, ``model.layers``."""
 
     name = "llama"
-    task: Final = "causal-lm"
+    task = "causal-lm"
     input_unit: Final = "tokens"
+    has_classifier = False
+    takes_source_options = False
+
+    def reads_config(self, config: Mapping[str, Any]) -> bool:
+        """See Family. Any config but timm's, which names an architecture, is transformers'."""
+        return "architecture" not in config
+
+    def open_folder(
+        self, folder: Path, config: Mapping[str, Any], request: SourceRequest
+    ) -> "Source":
+        """See Family."""
+        from scalenet_cli.families.sources.decoder_folder import decoder_source
+
+        return decoder_source(self.name, folder, config, request)
+
+    def reads_tensors(self, keys: Collection[str]) -> bool:
+        """See Family."""
+        return "model.layers.0.self_attn.q_proj.weight" in keys
+
+    def open_tensors(self, checkpoint: "Checkpoint", request: SourceRequest) -> "Source":
+        """See Family. Without a config nothing can be said of a decoder."""
+        raise UnknownArchitecture(
+            "the tensors are a Hugging Face decoder's, but there is no config.json",
+            where=checkpoint.where,
+            hint="give the folder that holds config.json and the weights",
+        )
 
     def require(self, model: object) -> None:
         """See Family. A class of our table, whatever its config says."""
@@ -147,7 +177,7 @@ class LlamaFamily:
 
     def group(self, key: str) -> OuterGroup | None:
         """See Family. A tied head is the embedding's tensor, so it counts there."""
-        return next((group for pattern, group in _GROUPS if fnmatchcase(key, pattern)), None)
+        return group_by_pattern(key, _GROUPS)
 
     def shared_objects(self, model: Any) -> Sequence[object]:
         """The config: attention reads it, and repair() changes it once for all."""

@@ -1,15 +1,25 @@
 """timm's Swin transformers: four stages, window attention with a relative position bias table."""
 
+import math
 from typing import Any, Final, final
 
 import torch
-from timm.models.swin_transformer import SwinTransformer, WindowAttention
+from timm.models.swin_transformer import (
+    SwinTransformer,
+    WindowAttention,
+    checkpoint_filter_fn,
+)
 from torch import nn
 
+from scalenet_cli.errors import ArchitectureMismatch
 from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
+from scalenet_cli.families.sources.checkpoint import Checkpoint
+from scalenet_cli.families.sources.geometry import Geometry, Shapes, head_arguments
+from scalenet_cli.families.timm_checkpoints import TimmCheckpoints
 from scalenet_cli.families.timm_models import TimmFamily
 from scalenet_cli.plan.layout import Layout
 
+_MAX_STAGES: Final = 16
 _GROUPS: Final[tuple[tuple[str, OuterGroup], ...]] = (
     ("patch_embed.norm.*", "norms"),
     ("patch_embed.*", "embeddings"),
@@ -89,6 +99,48 @@ def _repair(model: Any, layout: Layout) -> None:
         stage.depth = len(slots.instances)
 
 
+def _geometry(checkpoint: Checkpoint) -> Geometry:
+    """The sizes of a Swin; bias tables show heads and windows, old buffers the image size."""
+    shapes = Shapes(checkpoint)
+    width, channels, _, patch = shapes["patch_embed.proj.weight"]
+    stages = shapes.count(r"layers\.(\d+)\.")
+    if stages > _MAX_STAGES:
+        raise ArchitectureMismatch(
+            f"a key names stage {stages - 1}; no Swin has so many", where=checkpoint.where
+        )
+    depths = tuple(shapes.count(rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages))
+    tables = [
+        shapes[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]
+        for stage in range(stages)
+    ]
+    window = (math.isqrt(tables[0][0]) + 1) // 2
+    size = window * patch * 2 ** (stages - 1)
+    has_mask = "layers.0.blocks.1.attn_mask" in shapes
+    if has_mask:
+        size = math.isqrt(shapes["layers.0.blocks.1.attn_mask"][0]) * window * patch
+    hidden = shapes["layers.0.blocks.0.mlp.fc1.weight"][0]
+    classifier = "head.fc.weight" if "head.fc.weight" in shapes else "head.weight"
+    classes = shapes[classifier][0] if classifier in shapes else 0
+    head = head_arguments(classes, channels)
+    arguments = {
+        "img_size": size,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depths": depths,
+        "num_heads": tuple(table[1] for table in tables),
+        "window_size": window,
+        "mlp_ratio": hidden / width,
+    }
+    assumed = () if has_mask else ("img_size",)
+    generic = "swin_base_patch4_window7_224"
+    return Geometry("swin", generic, {**arguments, **head}, head, True, assumed=assumed)
+
+
+def _filter_keys(tensors: dict[str, Any], model: Any) -> dict[str, Any]:
+    renamed: dict[str, Any] = checkpoint_filter_fn(tensors, model)
+    return renamed
+
+
 SWIN: Final = TimmFamily(
     name="swin",
     model_class=SwinTransformer,
@@ -98,4 +150,12 @@ SWIN: Final = TimmFamily(
     prepare=_prepare,
     default_drop_path=_default_drop_path,
     repair=_repair,
+    checkpoints=TimmCheckpoints(
+        modules=("swin_transformer",),
+        signs=("layers.0.blocks.0.attn.relative_position_bias_table",),
+        geometry=_geometry,
+        filter_keys=_filter_keys,
+        # All of timm's Swins have four stages.
+        shallow={"depths": (1, 1, 1, 1)},
+    ),
 )

@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import VisionTransformer
-
 from scalenet_cli.errors import ArchitectureMismatch
 from scalenet_cli.plan.schema import MAX_BLOCKS
 
 # timm keeps these in the model's pretrained_cfg; they are no constructor arguments.
 PREPROCESSING: Final = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-_CLASSES: Final = {"vit": VisionTransformer, "swin": SwinTransformer}
 # Classes and placement: no plain values.
 _NOT_PLAIN: Final = frozenset({"self", "device", "dtype", "block_fn", "embed_layer", "mlp_layer"})
 # Largest sizes; timm allocates buffers of them when it builds, on whatever device parameters are.
@@ -35,7 +31,7 @@ _MAX_LENGTH: Final = 200
 _MAX_INTEGER: Final = 2**53
 
 
-def check_arguments(name: str, family: str, arguments: Mapping[str, Any]) -> None:
+def check_arguments(name: str, model_class: type, arguments: Mapping[str, Any]) -> None:
     """Every argument is one of the model's own, plain, and of a sensible size.
 
     timm.create_model takes more: paths, URLs and switches that change what it returns.
@@ -43,7 +39,7 @@ def check_arguments(name: str, family: str, arguments: Mapping[str, Any]) -> Non
     Raises:
         ArchitectureMismatch: the first argument that is not.
     """
-    allowed = set(inspect.signature(_CLASSES[family].__init__).parameters) - _NOT_PLAIN
+    allowed = set(inspect.signature(model_class).parameters) - _NOT_PLAIN
     allowed |= {"norm_eps", *PREPROCESSING}
     for key, value in arguments.items():
         if key not in allowed:

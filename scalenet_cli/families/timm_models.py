@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
@@ -17,22 +16,23 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
+from scalenet_cli.families import families_from_the_end, family
 from scalenet_cli.families.base import (
     Anatomy,
     Architecture,
     InputUnit,
     OuterGroup,
     RandomInit,
+    SourceRequest,
     StageRef,
+    group_by_pattern,
     require_class,
 )
+from scalenet_cli.families.sources.checkpoint import Checkpoint
+from scalenet_cli.families.sources.source import Source
 from scalenet_cli.families.timm_arguments import PREPROCESSING, check_arguments
+from scalenet_cli.families.timm_checkpoints import TimmCheckpoints
 from scalenet_cli.plan.layout import Layout
-
-MODULES: Final[Mapping[str, tuple[str, ...]]] = {
-    "vit": ("deit", "vision_transformer"),
-    "swin": ("swin_transformer",),
-}
 
 # What timm initialises with, all of it in place.
 _VALUES: Final = frozenset(
@@ -54,7 +54,10 @@ def family_of(name: str) -> str | None:
     base = name.split(".")[0]
     if base not in list_models():
         return None
-    return next((f for f, modules in MODULES.items() if is_model_in_modules(base, modules)), None)
+    return next(
+        (one.name for one in timm_families() if is_model_in_modules(base, one.checkpoints.modules)),
+        None,
+    )
 
 
 def known_family(name: str) -> str:
@@ -67,7 +70,7 @@ def known_family(name: str) -> str:
     if found is None:
         from difflib import get_close_matches
 
-        names = [n for f in MODULES.values() for m in f for n in list_models(module=m)]
+        names = [name for one in timm_families() for name in one.checkpoints.names()]
         close = get_close_matches(name.split(".")[0], names, n=3, cutoff=0.5)
         raise UnknownArchitecture(
             f"no timm architecture of a supported family is called {name}",
@@ -115,7 +118,7 @@ def create_timm(architecture: Architecture) -> nn.Module:
     if known != architecture.family:
         raise ArchitectureMismatch(f"{architecture.name} is no {architecture.family} model")
     arguments = dict(architecture.arguments)
-    check_arguments(architecture.name, known, arguments)
+    check_arguments(architecture.name, timm_family(known).model_class, arguments)
     overlay = {key: arguments.pop(key) for key in PREPROCESSING if key in arguments}
     if "norm_eps" in arguments:
         arguments["norm_layer"] = partial(nn.LayerNorm, eps=float(arguments.pop("norm_eps")))
@@ -148,6 +151,19 @@ def preprocessing(model: Any) -> dict[str, Any]:
     return {key: config[key] for key in PREPROCESSING if config.get(key) is not None}
 
 
+def timm_families() -> tuple["TimmFamily", ...]:
+    """Those of the table that stand on timm, in its order."""
+    found = (one for one in families_from_the_end() if isinstance(one, TimmFamily))
+    return tuple(found)[::-1]
+
+
+def timm_family(name: str) -> "TimmFamily":
+    """The family of that name, which is one of timm's."""
+    found = family(name)
+    assert isinstance(found, TimmFamily)
+    return found
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class TimmFamily:
@@ -161,6 +177,7 @@ class TimmFamily:
     prepare: Callable[[Any], None]
     default_drop_path: Callable[[Any], float]
     repair: Callable[[Any, Layout], None]
+    checkpoints: TimmCheckpoints
 
     @property
     def task(self) -> str:
@@ -172,6 +189,38 @@ class TimmFamily:
         """See Family."""
         return "pixels"
 
+    @property
+    def has_classifier(self) -> bool:
+        """See Family."""
+        return True
+
+    @property
+    def takes_source_options(self) -> bool:
+        """See Family. A checkpoint file of timm's has no config."""
+        return True
+
+    def reads_config(self, config: Mapping[str, Any]) -> bool:
+        """See Family. timm's own config.json; which family it is, the name in it decides."""
+        return "architecture" in config
+
+    def open_folder(
+        self, folder: Path, config: Mapping[str, Any], request: SourceRequest
+    ) -> Source:
+        """See Family."""
+        from scalenet_cli.families.sources.timm_sources import open_timm_folder
+
+        return open_timm_folder(folder, config, request)
+
+    def reads_tensors(self, keys: Collection[str]) -> bool:
+        """See Family."""
+        return all(sign in keys for sign in self.checkpoints.signs)
+
+    def open_tensors(self, checkpoint: Checkpoint, request: SourceRequest) -> Source:
+        """See Family."""
+        from scalenet_cli.families.sources.timm_sources import open_timm_tensors
+
+        return open_timm_tensors(checkpoint, request)
+
     def require(self, model: object) -> None:
         """See Family."""
         require_class(model, self.model_class, self.name)
@@ -182,7 +231,7 @@ class TimmFamily:
 
     def group(self, key: str) -> OuterGroup | None:
         """See Family."""
-        return next((group for pattern, group in self.groups if fnmatchcase(key, pattern)), None)
+        return group_by_pattern(key, self.groups)
 
     def shared_objects(self, model: nn.Module) -> Sequence[object]:
         """See Family."""

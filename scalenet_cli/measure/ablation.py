@@ -8,7 +8,7 @@ from torch import nn
 
 from scalenet_cli.measure.model_outputs import executed_blocks
 from scalenet_cli.plan.layout import Layout
-from scalenet_cli.surgery.instance import AdjustedLinear
+from scalenet_cli.surgery.instance import AdjustedLinear, AdjustedModule
 
 
 @contextmanager
@@ -50,7 +50,11 @@ def adapted_linears(block: nn.Module) -> tuple[tuple[str, AdjustedLinear], ...]:
 @contextmanager
 def without_adapters(block: nn.Module) -> Iterator[None]:
     """The block runs on its tied weights, norms and gates alone, while the context lasts."""
-    taken = [(module, module.adapter) for _, module in adapted_linears(block)]
+    taken = [
+        (module, module.adapter)
+        for module in block.modules()
+        if isinstance(module, AdjustedLinear | AdjustedModule)
+    ]
     try:
         for module, _ in taken:
             module.adapter = None

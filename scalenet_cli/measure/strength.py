@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from scalenet_cli.adapters.bottleneck import BottleneckAdapter
+from scalenet_cli.adapters.base import Adapter
 from scalenet_cli.measure.model_outputs import executed_blocks
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.surgery.instance import AdjustedLinear
@@ -16,8 +16,8 @@ class Strength(NamedTuple):
 
     Attributes:
         gate: mean absolute gate.
-        adapter: mean over adapters of the Frobenius norm of ``up @ down``, as a share of that of
-            the weight beside it. What an activation between them does is not counted.
+        adapter: mean over adapters beside Linears of the Frobenius norm of the map that each adds,
+            as a share of that of the weight beside it. Activations inside are not counted.
     """
 
     gate: float | None
@@ -37,12 +37,10 @@ def strength_of_new_blocks(model: nn.Module, layout: Layout) -> Strength:
                 continue
             if module.gate is not None:
                 gates.append(module.gate.double().abs())
-            if isinstance(module.adapter, BottleneckAdapter):
-                up, down = module.adapter.up.weight.double(), module.adapter.down.weight.double()
-                # The norm of the product, from two matrices as small as the adapter's dim.
-                squared = float(((up.T @ up) * (down @ down.T)).sum())
+            norm = module.adapter.weight_norm() if isinstance(module.adapter, Adapter) else None
+            if norm is not None:
                 weight = float(torch.linalg.vector_norm(module.core.weight.float()))
-                ratios.append(max(squared, 0.0) ** 0.5 / weight if weight else 0.0)
+                ratios.append(norm / weight if weight else 0.0)
     return Strength(
         float(torch.cat(gates).mean()) if gates else None,
         sum(ratios) / len(ratios) if ratios else None,

@@ -9,7 +9,7 @@ from torch import nn
 from scalenet_cli.bundle.manifest import Manifest
 from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.errors import ManifestUnreadable, PlanError, PlanErrors
-from scalenet_cli.families.base import Architecture, Family
+from scalenet_cli.families.base import Architecture, BlockDescription, Family
 from scalenet_cli.families.sources import Source, check_tensors, naming
 from scalenet_cli.families.sources.tensors import TORCH_NAMES
 from scalenet_cli.models.target import Target, blaming_manifest
@@ -172,7 +172,7 @@ def scale(base: nn.Module, target: Target, document: PlanDocument) -> DescribedM
         )
 
 
-def fit_layout(base: nn.Module, plan: ExpansionPlan, family: Family) -> Layout:
+def fit_layout(base: nn.Module, plan: ExpansionPlan, family: BlockDescription) -> Layout:
     """The layout of a plan on a model; everything that does not fit is reported at once.
 
     Raises:
@@ -228,6 +228,6 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
     return {key: parameter.shape for key, parameter in model.named_parameters()}
 
 
-def stage_shapes(family: Family, model: nn.Module) -> tuple[StageShape, ...]:
+def stage_shapes(family: BlockDescription, model: nn.Module) -> tuple[StageShape, ...]:
     """The stages of a model as the plan layer knows them."""
     return tuple(StageShape(ref.path, ref.depth, ref.width) for ref in family.stages(model))

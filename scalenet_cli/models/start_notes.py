@@ -3,8 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from torch import nn
+
+from scalenet_cli.families.base import Family
 from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.plan.schema import Group
+from scalenet_cli.surgery.instance import adjusted_modules, block_anatomy
 
 # Before any training, docs/results.md: top-1 of a ViT on CIFAR-10 (its source has 56.97 %), and
 # perplexity of SmolLM2-135M on C4 (its source has 35.26); `mapping: interpolate`, tied weights.
@@ -34,18 +38,24 @@ def silence_notes(described: DescribedModel, train: tuple[Group, ...]) -> Iterat
     assert plan is not None
     if plan.start != "identity" or not layout.num_new or "gates" in train:
         return
-    closing = (
+    beside_gates = [
         f"{stage.path}.{slot.position}.{part}.adapter."
         for stage, slot in layout
         if slot.ordinal > 0
-        for block in (model.get_submodule(f"{stage.path}.{slot.position}"),)
-        for part in described.family.anatomy(block).closing
-    )
+        for part in _where_adapters_add(
+            model.get_submodule(f"{stage.path}.{slot.position}"), described.family
+        )
+    ]
     adapted = "adapters" in train and any(
-        key.startswith(prefix) for prefix in closing for key in described.groups
+        key.startswith(prefix) for prefix in beside_gates for key in described.groups
     )
     yield (
         "start: identity gives new blocks gates of 0, and gates are not trained here, so "
         + ("new blocks learn through their adapters alone" if adapted else "they never do anything")
         + "; add gates to train"
     )
+
+
+def _where_adapters_add(block: nn.Module, family: Family) -> tuple[str, ...]:
+    """The paths at which an adapter reaches the residual stream although the gates are 0."""
+    return (*block_anatomy(block, family).closing, *adjusted_modules(block))

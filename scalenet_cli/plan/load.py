@@ -14,15 +14,14 @@ from pydantic import BaseModel, ValidationError
 from scalenet_cli.errors import PlanError, PlanErrors, PlanSchema, PlanUnreadable, YamlPath
 from scalenet_cli.plan.recipes import Expected, Recipe, recipe_path
 from scalenet_cli.plan.schema import (
+    ADAPTER_PLANS,
     GROUPS,
     BlocksScope,
     ExpansionPlan,
-    LoraPlan,
-    NoAdapterPlan,
-    ParallelPlan,
     SharedPlan,
     SourcesMapping,
     StagesScope,
+    adapter_plan_class,
 )
 from scalenet_cli.plan.yaml_text import MAX_BYTES, YamlText, parse_yaml, spell
 
@@ -186,7 +185,7 @@ def _explain(
         noun = "key" if detail["loc"][-1] == "[key]" else "value"
         valid = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
         if path[-2:] == ("adapter", "type"):
-            valid = ["parallel", "lora", "none"]
+            valid = list(ADAPTER_PLANS)
         if path[-1] == "train":
             valid = ["all", *(f"[{group}]" for group in GROUPS)]
         said = f"unknown key `{given}`" if noun == "key" else f"{spell(path)} is {given!r}"
@@ -227,9 +226,7 @@ def _is_recipe(data: Any) -> bool:
 
 
 def _adapter_model(data: Any) -> type[BaseModel]:
-    kind = data.get("type", "parallel") if isinstance(data, dict) else "parallel"
-    models: dict[str, type[BaseModel]] = {"lora": LoraPlan, "none": NoAdapterPlan}
-    return models.get(str(kind), ParallelPlan)
+    return adapter_plan_class(data.get("type") if isinstance(data, dict) else None)
 
 
 def _valid_keys(model: type[BaseModel], data: Any, path: YamlPath) -> list[str]:

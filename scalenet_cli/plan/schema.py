@@ -10,10 +10,13 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    SerializeAsAny,
     Tag,
+    WrapValidator,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 GROUPS: Final[tuple["Group", ...]] = ("shared", "norms", "adapters", "gates", "embeddings", "head")
 Group = Literal["shared", "norms", "adapters", "gates", "embeddings", "head"]
@@ -112,8 +115,17 @@ class SharedPlan(Strict):
     )
 
 
-class _AnyAdapter(Strict):
+class _Dim(Strict):
     dim: Count = Field(16, description="inner width")
+
+
+class AdapterSettings(Strict):
+    """What a plan says of every kind of adapter; each kind has a class of its own, with its type.
+
+    Where adapters of a kind sit beside a whole MLP or attention, and not beside its Linears,
+    ``mlp`` and ``attention`` mean these, and a pattern is the name of one.
+    """
+
     targets: Annotated[
         Annotated[Literal["mlp", "attention", "all-linear"], Tag("name")]
         | Annotated[tuple[str, ...], Field(min_length=1), Tag("list")],
@@ -122,16 +134,17 @@ class _AnyAdapter(Strict):
     instances: Literal["all", "scaled", "new"] = Field(
         "all", description="`all` blocks, all instances of the reused ones, or added ones only"
     )
+    type: str
 
 
-class ParallelPlan(_AnyAdapter):
+class ParallelPlan(AdapterSettings, _Dim):
     """``up(activation(down(x)))`` beside a tied Linear."""
 
     type: Literal["parallel"] = "parallel"
     activation: Literal["gelu", "relu", "silu"] = Field("gelu", description="between down and up")
 
 
-class LoraPlan(_AnyAdapter):
+class LoraPlan(AdapterSettings, _Dim):
     """``up(down(x))`` beside a tied Linear."""
 
     type: Literal["lora"] = "lora"
@@ -143,23 +156,32 @@ class NoAdapterPlan(Strict):
     type: Literal["none"] = "none"
 
 
-def _adapter_type(value: object) -> str:
-    if isinstance(value, Mapping):
-        # An unknown type is then reported at its own key, beside what else is wrong.
-        kind = value.get("type")
-        return kind if kind in ("lora", "none") else "parallel"
-    return str(value.type) if isinstance(value, ParallelPlan | LoraPlan | NoAdapterPlan) else ""
+# A plan's adapter.type -> the keys beside it. What a kind does is said in adapters.ADAPTERS.
+ADAPTER_PLANS: Final[Mapping[str, type[AdapterSettings] | type[NoAdapterPlan]]] = {
+    "parallel": ParallelPlan,
+    "lora": LoraPlan,
+    "none": NoAdapterPlan,
+}
+
+
+def adapter_plan_class(type_name: object) -> type[AdapterSettings] | type[NoAdapterPlan]:
+    """The keys of an adapter of that type; of an unknown type, those of the default."""
+    return ADAPTER_PLANS.get(type_name if isinstance(type_name, str) else "", ParallelPlan)
+
+
+def _choose_adapter(value: object, _: object) -> AdapterSettings | NoAdapterPlan:
+    if isinstance(value, AdapterSettings | NoAdapterPlan):
+        return value
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError(
+            "adapter_type", "an adapter is a mapping such as {type: parallel, dim: 16}"
+        )
+    # An unknown type is reported at its own key, beside what else is wrong.
+    return adapter_plan_class(value.get("type")).model_validate(value)
 
 
 AdapterPlan = Annotated[
-    Annotated[ParallelPlan, Tag("parallel")]
-    | Annotated[LoraPlan, Tag("lora")]
-    | Annotated[NoAdapterPlan, Tag("none")],
-    Discriminator(
-        _adapter_type,
-        custom_error_type="adapter_type",
-        custom_error_message="an adapter is a mapping such as {type: parallel, dim: 16}",
-    ),
+    AdapterSettings | NoAdapterPlan, WrapValidator(_choose_adapter), SerializeAsAny()
 ]
 
 

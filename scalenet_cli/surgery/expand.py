@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from scalenet_cli.errors import PlanChangesNothing, PlanErrors
-from scalenet_cli.families.base import Anatomy, Family
+from scalenet_cli.families.base import Anatomy, BlockDescription
 from scalenet_cli.plan.layout import Instance, Layout, StageLayout
 from scalenet_cli.plan.schema import ExpansionPlan, Group
 from scalenet_cli.surgery.adjust import adjust
 from scalenet_cli.surgery.baselines import averaged_sources, initial_values
 from scalenet_cli.surgery.clone import check_anatomy, clone_structure, clone_tied
 from scalenet_cli.surgery.groups import group_parameters
+from scalenet_cli.surgery.instance import block_anatomy
 from scalenet_cli.surgery.problems import plan_problems
 from scalenet_cli.surgery.ties import TieTable, keys_by_parameter
 from scalenet_cli.surgery.values import Value
@@ -44,7 +45,7 @@ def expand(
     model: nn.Module,
     layout: Layout,
     plan: ExpansionPlan,
-    family: Family,
+    family: BlockDescription,
     *,
     seed: int = 0,
     check: bool = True,
@@ -89,7 +90,7 @@ class _Stage:
     model: nn.Module
     stage: StageLayout
     plan: ExpansionPlan
-    family: Family
+    family: BlockDescription
     source_keys: Mapping[int, str]
     seed: int
 
@@ -145,11 +146,13 @@ class _Stage:
         return shared
 
 
-def spread_drop_path(model: nn.Module, layout: Layout, rate: float, family: Family) -> None:
+def spread_drop_path(
+    model: nn.Module, layout: Layout, rate: float, family: BlockDescription
+) -> None:
     """Stochastic depth, linear over the new depth: 0 at the first block, the rate at the last."""
     last = max(layout.num_instances - 1, 1)
     for order, (stage, slot) in enumerate(layout):
         block = model.get_submodule(f"{stage.path}.{slot.position}")
-        for part in family.anatomy(block).drop_paths:
+        for part in block_anatomy(block, family).drop_paths:
             drop_path = family.drop_path(rate * order / last).train(block.training)
             block.set_submodule(part, drop_path)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from scalenet_cli.errors import TieReplacedInPart
-from scalenet_cli.families.base import Family
+from scalenet_cli.families.base import BlockDescription
 
 # The names of the children that lead to a module, from the container of its stage.
 Place = tuple[str, ...]
@@ -52,7 +52,7 @@ class TieGuard:
                 )
 
 
-def guard_ties(model: nn.Module, family: Family) -> None:
+def guard_ties(model: nn.Module, family: BlockDescription) -> None:
     """Registers a :class:`TieGuard` on the first block of each stage, in place.
 
     Blocks are called whatever runs the model; wrappers, checkpointed gradients and

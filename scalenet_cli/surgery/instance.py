@@ -1,11 +1,14 @@
-"""A Linear as one instance executes it: the tied core plus what is the instance's own."""
+"""What one instance executes in the place of a tied core: the core plus what is its own."""
 
-from typing import final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, final
 
 import torch
 from torch import nn
 
 from scalenet_cli.adapters.base import Adapter
+from scalenet_cli.families.base import Anatomy, BlockDescription
 
 
 @final
@@ -46,3 +49,52 @@ class AdjustedLinear(nn.Module):
             return self.adapter.add_to(y, x)
         # A user's module in the place of ours is called like any other.
         return y if self.adapter is None else y + self.adapter(x)
+
+
+@final
+class AdjustedModule(nn.Module):
+    """Computes ``core(...) + adapter(x)``, where the core is a whole MLP or attention.
+
+    x is the first input of the core. Where the core answers a tuple, as the attention of a decoder
+    does, the adjustment belongs to the first part.
+    """
+
+    def __init__(self, core: nn.Module, adapter: Adapter | None) -> None:
+        super().__init__()
+        self.core = core
+        self.adapter = adapter
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """See the class. What the core takes is its own affair, so all of it is passed on."""
+        output = self.core(*inputs, **named)
+        if self.adapter is None:
+            return output
+        x = inputs[0] if inputs else next(iter(named.values()))
+        if isinstance(output, tuple):
+            return (self.adapter.add_to(output[0], x), *output[1:])
+        return self.adapter.add_to(output, x)
+
+
+def adjusted_modules(block: nn.Module) -> dict[str, AdjustedModule]:
+    """Path inside the block -> wrapper of a whole module."""
+    found = block.named_modules()
+    return {path: module for path, module in found if isinstance(module, AdjustedModule)}
+
+
+def block_anatomy(block: nn.Module, family: BlockDescription) -> Anatomy:
+    """The parts of a block of a scaled model, under the names that they had in its source."""
+    with _unwrapped(block):
+        return family.anatomy(block)
+
+
+@contextmanager
+def _unwrapped(block: nn.Module) -> Iterator[None]:
+    """Families know nothing of wrappers, so whole modules are in their own places meanwhile."""
+    wrappers = adjusted_modules(block)
+    try:
+        for path, wrapper in wrappers.items():
+            block.set_submodule(path, wrapper.core)
+        yield
+    finally:
+        for path, wrapper in wrappers.items():
+            block.set_submodule(path, wrapper)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from scalenet_cli.adapters import ADAPTERS
 from scalenet_cli.errors import (
     DropPathUnsupported,
     PlanError,
@@ -12,14 +11,14 @@ from scalenet_cli.errors import (
     StartUnsupported,
     UnknownBlockTensor,
 )
-from scalenet_cli.families.base import Anatomy, Family
+from scalenet_cli.families.base import Anatomy, BlockDescription
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import ExpansionPlan, NoAdapterPlan
-from scalenet_cli.surgery.targets import adapter_targets
+from scalenet_cli.surgery.adjust import build_adapters
 
 
 def plan_problems(
-    model: nn.Module, plan: ExpansionPlan, family: Family, layout: Layout | None
+    model: nn.Module, plan: ExpansionPlan, family: BlockDescription, layout: Layout | None
 ) -> tuple[PlanError, ...]:
     """The mistakes of adapter, start and drop path, each once.
 
@@ -104,10 +103,7 @@ def check_drop_path(_: nn.Module, anatomy: Anatomy, plan: ExpansionPlan) -> None
 def _check_adapter(block: nn.Module, anatomy: Anatomy, plan: ExpansionPlan) -> None:
     if isinstance(plan.adapter, NoAdapterPlan):
         return
-    for part in adapter_targets(plan.adapter, anatomy):
-        core = block.get_submodule(part)
-        assert isinstance(core, nn.Linear)
-        ADAPTERS[plan.adapter.type](core, plan.adapter)
+    build_adapters(block, anatomy, plan.adapter)
 
 
 def _stage_gets_blocks(layout: Layout | None, index: int) -> bool:

@@ -3,15 +3,15 @@
 import torch
 from torch import nn
 
-from scalenet_cli.adapters.bottleneck import BottleneckAdapter
+from scalenet_cli.adapters.base import CannotBeFolded
 from scalenet_cli.errors import CannotFold
-from scalenet_cli.families.base import Family
+from scalenet_cli.families.base import BlockDescription
 from scalenet_cli.surgery.clone import clone_structure, clone_tied
-from scalenet_cli.surgery.instance import AdjustedLinear
+from scalenet_cli.surgery.instance import AdjustedLinear, AdjustedModule
 from scalenet_cli.surgery.ties import keys_by_parameter
 
 
-def untie(model: nn.Module, family: Family) -> nn.Module:
+def untie(model: nn.Module, family: BlockDescription) -> nn.Module:
     """A model in which every block owns all its tensors; it computes the same, bit for bit."""
     untied = clone_structure(model)
     for stage in family.stages(untied):
@@ -28,12 +28,14 @@ def fold(model: nn.Module) -> nn.Module:
     Outputs stay the same within the rounding of the dtype.
 
     Raises:
-        CannotFold: an adapter with an activation, or a Linear that several instances share: what
-            one instance adds to it, all would get.
+        CannotFold: an adapter that says so, or sits beside a whole module; or a Linear that several
+            instances share: what one instance adds to it, all would get.
     """
     folded = clone_structure(model)
     names = keys_by_parameter(folded)
     for path, module in list(folded.named_modules()):
+        if isinstance(module, AdjustedModule) and module.adapter is not None:
+            raise _cannot_fold(path, module.adapter.fold())
         if not isinstance(module, AdjustedLinear):
             continue
         shared = names[id(module.core.weight)]
@@ -55,15 +57,22 @@ def _fold_linear(module: AdjustedLinear, path: str) -> nn.Linear:
         weight = module.gate.double()[:, None] * weight
         bias = None if bias is None else module.gate * bias
     if module.adapter is not None:
-        assert isinstance(module.adapter, BottleneckAdapter)
-        if module.adapter.activation is not None:
-            raise CannotFold(
-                f"the adapter of {path} has an activation, so no weight computes the same",
-                hint="keep the adapter, or expand with `adapter: {type: lora}`",
-            )
-        weight = weight + module.adapter.up.weight.double() @ module.adapter.down.weight.double()
+        delta = module.adapter.fold()
+        if isinstance(delta, CannotBeFolded):
+            raise _cannot_fold(path, delta)
+        weight = weight + delta
     linear = nn.Linear(core.in_features, core.out_features, bias is not None, device="meta")
     linear.weight = nn.Parameter(weight.to(core.weight.dtype))
     if bias is not None:
         linear.bias = nn.Parameter(bias.clone())
     return linear
+
+
+def _cannot_fold(path: str, answer: torch.Tensor | CannotBeFolded) -> CannotFold:
+    """What an adapter says; beside a whole module, whatever it says, there is no weight for it."""
+    if isinstance(answer, CannotBeFolded):
+        return CannotFold(f"the adapter of {path} {answer.reason}", hint=answer.hint)
+    return CannotFold(
+        f"the adapter of {path} sits beside a whole module, which has no weight to absorb it",
+        hint="keep the adapter, or expand with `adapter: {type: lora}`",
+    )

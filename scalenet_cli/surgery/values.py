@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from scalenet_cli.adapters.base import Constant as Constant
+from scalenet_cli.adapters.base import Normal as Normal
+
 
 @dataclass(frozen=True, slots=True)
 class Copied:
@@ -20,20 +23,6 @@ class Averaged:
     """The mean of several tensors of the source model."""
 
     keys: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """One number everywhere."""
-
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Normal:
-    """Gaussian around 0."""
-
-    std: float
 
 
 Value = Copied | Averaged | Constant | Normal

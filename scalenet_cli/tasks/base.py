@@ -15,7 +15,6 @@ from scalenet_cli.models.target import Target
 from scalenet_cli.models.trained_model import TrainedModel
 from scalenet_cli.reports.base import HeadClasses, Report
 from scalenet_cli.reports.metrics import Metric
-from scalenet_cli.tasks.task_of_target import TargetTask
 from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.run_record import RunRecord, SplitRecord
@@ -128,7 +127,7 @@ class Diagnosis:
     target: str
     against: str | None
     data: str
-    task: TargetTask
+    task: str
     how: DiagnoseOptions
     options: SourceOptions
 

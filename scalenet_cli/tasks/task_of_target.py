@@ -1,21 +1,21 @@
-"""What a target's model is for: no weights are read and, where that is possible, no torch."""
+"""What a target's model is for, found without its weights."""
 
 from pathlib import Path
 
 from scalenet_cli.bundle.read import bundle_folder, is_bundle, read_manifest
 from scalenet_cli.errors import CheckpointError
-from scalenet_cli.families import FAMILIES
+from scalenet_cli.families import FAMILIES, families_from_the_end
 from scalenet_cli.families import family as find_family
 from scalenet_cli.families.sources import HUB
 from scalenet_cli.families.sources.folder import read_config
+from scalenet_cli.plan.training import DEFAULT_TASK
 
-TargetTask = str
 
+def task_of(target: str) -> str:
+    """The task of a bundle's family, or of the family that reads a folder's config.
 
-def task_of(target: str) -> TargetTask:
-    """``language`` for transformers decoders, ``images`` for all else, damaged targets included.
-
-    Of ``hf:REPO`` the config is downloaded.
+    A file of tensors and ``timm:NAME`` are image classifiers; so is whatever cannot be read: what
+    is wrong with it is said where it is opened. Of ``hf:REPO`` the config is downloaded.
 
     Raises:
         BundleError: a bundle with a damaged manifest.
@@ -25,7 +25,7 @@ def task_of(target: str) -> TargetTask:
     if is_bundle(folder):
         name = read_manifest(folder).source.family
         # What a manifest claims is checked where the model is built.
-        return find_family(name).task if name in FAMILIES else "image-classification"
+        return find_family(name).task if name in FAMILIES else DEFAULT_TASK
     if target.startswith(HUB):
         from scalenet_cli.families.sources.hub import fetch_repository
 
@@ -33,5 +33,6 @@ def task_of(target: str) -> TargetTask:
     try:
         config = read_config(folder)
     except (CheckpointError, OSError, ValueError):
-        return "image-classification"
-    return "image-classification" if "architecture" in config else "causal-lm"
+        return DEFAULT_TASK
+    found = (family.task for family in families_from_the_end() if family.reads_config(config))
+    return next(found, DEFAULT_TASK)

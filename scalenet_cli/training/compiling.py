@@ -12,6 +12,7 @@ from torch._inductor.exc import InductorError
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
+from scalenet_cli.surgery.instance import block_anatomy
 
 _MANY: Final = 10**6
 
@@ -55,7 +56,7 @@ def compile_blocks(model: nn.Module, family: Family) -> None:
 
 def _put_rates_in_tensors(block: nn.Module, family: Family) -> None:
     device = next(block.parameters()).device
-    for part in family.anatomy(block).drop_paths:
+    for part in block_anatomy(block, family).drop_paths:
         old = block.get_submodule(part)
         rate = float(old.drop_prob) if isinstance(old, DropPath) else 0.0
         block.set_submodule(part, TensorDropPath(rate, device).train(old.training))

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scalenet_cli.families.sources.checkpoint import read_checkpoint
+from scalenet_cli.families.sources.read_checkpoint import read_checkpoint
 from tests.cli.helpers import (
     DATA,
     Run,

@@ -1,6 +1,7 @@
 """What an expanded model has to compute: the source's own blocks in a loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import nn
@@ -12,9 +13,8 @@ Sources = Sequence[Sequence[int]]  # one list of source blocks per stage
 
 def run_in_mapping_order(case: TinyCase, sources: Sources) -> torch.Tensor:
     """Logits of the unmodified blocks of ``case.model``, executed in the given order."""
-    runners = {"vit": _run_vit, "swin": _run_swin, "llama": _run_decoder}
     with torch.no_grad():
-        return runners[case.architecture.family](case, sources)
+        return RUNNERS[case.architecture.family](case, sources)
 
 
 def _run_vit(case: TinyCase, sources: Sources) -> torch.Tensor:
@@ -52,3 +52,10 @@ def _run_decoder(case: TinyCase, sources: Sources) -> torch.Tensor:
         decoder.layers, config.num_hidden_layers = layers, depth
         if types:
             config.layer_types = types
+
+
+RUNNERS: Final[Mapping[str, Callable[[TinyCase, Sources], torch.Tensor]]] = {
+    "vit": _run_vit,
+    "swin": _run_swin,
+    "llama": _run_decoder,
+}

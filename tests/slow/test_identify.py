@@ -10,16 +10,13 @@ from scalenet_cli.errors import CheckpointError, UnknownArchitecture
 from scalenet_cli.families.base import Architecture
 from scalenet_cli.families.sources import open_source
 from scalenet_cli.families.sources.candidates import Candidate
-from scalenet_cli.families.timm_models import MODULES, build_timm
+from scalenet_cli.families.timm_models import build_timm, timm_families
 from tests.cli.helpers import blank_timm
 
 pytestmark = pytest.mark.slow
 
 SUPPORTED: Final = {
-    name: family
-    for family, modules in MODULES.items()
-    for module in modules
-    for name in list_models(module=module)
+    name: family.name for family in timm_families() for name in family.checkpoints.names()
 }
 # Their blocks are built in another way, and the message says which.
 OTHERWISE: Final = ("aimv2_", "_xp_", "_18x2_", "pwee_")
@@ -29,7 +26,7 @@ OTHERS: Final = {
         names, key=lambda name: (any(w in name for w in ("huge", "large", "xl")), len(name))
     )
     for module in list_modules()
-    if module not in {m for modules in MODULES.values() for m in modules}
+    if module not in {m for family in timm_families() for m in family.checkpoints.modules}
     and (names := [n for n in list_models(module=module) if "giga" not in n and "7b" not in n])
 }
 

@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from scalenet_cli.errors import CheckpointError, CheckpointNotFound, OptionError
-from scalenet_cli.families.sources.carried import carried_files
-from scalenet_cli.families.sources.folder import (
-    decoder_architecture,
-    decoder_source,
-    has_weights,
-    read_config,
-    read_weights,
+from scalenet_cli.errors import (
+    CheckpointError,
+    CheckpointNotFound,
+    OptionError,
+    UnknownArchitecture,
 )
+from scalenet_cli.families import FAMILIES, families_from_the_end
+from scalenet_cli.families.base import SourceRequest
+from scalenet_cli.families.sources.folder import read_config
+from scalenet_cli.families.sources.read_checkpoint import read_checkpoint
 from scalenet_cli.families.sources.source import Source as Source
 from scalenet_cli.families.sources.source import check_tensors as check_tensors
 from scalenet_cli.families.sources.tensors import require_little_endian
@@ -65,9 +66,11 @@ def _open(
     random_seed: int | None,
 ) -> Source:
     require_little_endian()
-    given = dict(arguments or {})
+    request = SourceRequest(arch, dict(arguments or {}), weights, random_seed)
     if reference.startswith(TIMM):
-        return _timm_name(reference, arch, given, weights, random_seed)
+        from scalenet_cli.families.sources.timm_sources import open_timm_name
+
+        return open_timm_name(reference.removeprefix(TIMM), request)
     path = Path(reference)
     if reference.startswith(HUB):
         from scalenet_cli.families.sources.hub import fetch_repository
@@ -82,11 +85,10 @@ def _open(
     name = reference if reference.startswith(HUB) else path.resolve().name
     name = name.encode(errors="backslashreplace").decode()
     if path.is_dir():
-        source = _folder(path, arch, given, weights, random_seed)
-        return replace(source, reference=name)
+        return replace(_folder(path, request), reference=name)
     if random_seed is not None:
         raise OptionError("--random-weights needs timm:NAME or a folder with a config.json")
-    return replace(_file(path, arch, given), reference=name)
+    return replace(_file(path, request), reference=name)
 
 
 def _exists(path: Path) -> bool:
@@ -96,92 +98,26 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _file(path: Path, arch: str | None, arguments: Mapping[str, Any]) -> Source:
-    from scalenet_cli.families.sources.checkpoint import read_checkpoint
-
+def _file(path: Path, request: SourceRequest) -> Source:
     read = read_checkpoint(path)
-    from scalenet_cli.families.sources.identify import identify_timm
+    from scalenet_cli.families.sources.lookalikes import refuse_lookalike, refuse_unknown
     from scalenet_cli.families.sources.state_dicts import unwrap
-    from scalenet_cli.families.sources.timm_checkpoint import convert
 
     checkpoint = unwrap(read)
-    architecture, model, notes = identify_timm(checkpoint, arch, arguments)
-    source = convert(checkpoint, architecture, model)
-    return replace(source, kind=checkpoint.kind, notes=(*checkpoint.notes, *notes))
+    for known in families_from_the_end():
+        if known.reads_tensors(checkpoint.tensors.keys()):
+            return known.open_tensors(checkpoint, request)
+    refuse_lookalike(checkpoint)
+    raise refuse_unknown(checkpoint)
 
 
-def _folder(
-    path: Path,
-    arch: str | None,
-    arguments: dict[str, Any],
-    weights: bool,
-    random_seed: int | None,
-) -> Source:
+def _folder(path: Path, request: SourceRequest) -> Source:
     config = read_config(path)
-    if "architecture" in config:
-        return _timm_folder(path, config, arch, arguments, weights, random_seed)
-    if arch or arguments:
-        raise OptionError(
-            "--arch and --model-kwargs are for timm models; config.json describes this one",
-            where=str(path),
-        )
-    if random_seed is not None:
-        from scalenet_cli.families.sources.random_weights import random_decoder
-
-        described = decoder_architecture(config, str(path / "config.json"))
-        return replace(random_decoder(described, random_seed), carried=carried_files(path))
-    return decoder_source(path, config, weights=weights)
-
-
-def _timm_folder(
-    path: Path,
-    config: Mapping[str, Any],
-    arch: str | None,
-    arguments: dict[str, Any],
-    weights: bool,
-    random_seed: int | None,
-) -> Source:
-    """A folder as timm's push_to_hf_hub writes it."""
-    from scalenet_cli.families.sources.timm_config import arguments_of, label_names_of
-
-    name, labels = arch or str(config["architecture"]), label_names_of(config)
-    merged = {**arguments_of(config), **arguments}
-    if random_seed is not None or not (weights or has_weights(path)):
-        named = _timm_name(f"{TIMM}{name}", None, merged, weights, random_seed)
-        return replace(named, label_names=labels)
-    from scalenet_cli.families.sources.identify import identify_timm
-    from scalenet_cli.families.sources.state_dicts import unwrap
-    from scalenet_cli.families.sources.timm_checkpoint import convert
-
-    checkpoint = unwrap(read_weights(path))
-    architecture, model, notes = identify_timm(checkpoint, name, merged)
-    source = convert(checkpoint, architecture, model)
-    return replace(
-        source, kind=checkpoint.kind, label_names=labels, notes=(*checkpoint.notes, *notes)
+    for known in families_from_the_end():
+        if known.reads_config(config):
+            return known.open_folder(path, config, request)
+    raise UnknownArchitecture(
+        "config.json is of no supported family",
+        where=str(path),
+        hint=f"families: {', '.join(FAMILIES)}",
     )
-
-
-def _timm_name(
-    reference: str,
-    arch: str | None,
-    arguments: dict[str, Any],
-    weights: bool,
-    random_seed: int | None,
-) -> Source:
-    if arch is not None:
-        raise OptionError(f"{reference} names its architecture already; leave out --arch")
-    from scalenet_cli.families.base import Architecture
-    from scalenet_cli.families.timm_models import build_timm, known_family, preprocessing
-
-    name = reference.removeprefix(TIMM)
-    architecture = Architecture(known_family(name), name, arguments)
-    if not weights:
-        shown = preprocessing(build_timm(architecture))
-        return Source(architecture, {}, reference, "random", preprocessing=shown)
-    if random_seed is not None:
-        from scalenet_cli.families.sources.random_weights import random_timm
-
-        return replace(random_timm(architecture, random_seed), reference=reference)
-    from scalenet_cli.families.sources.hub import fetch_timm_weights
-
-    return replace(_file(fetch_timm_weights(name), name, arguments), reference=reference)

@@ -8,20 +8,14 @@ from typing import Any, Final
 
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import list_models
 from torch import nn
 
 from scalenet_cli.families.base import Architecture
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry
 from scalenet_cli.families.sources.timm_checkpoint import find_mismatch
-from scalenet_cli.families.timm_models import MODULES, build_timm, preprocessing
+from scalenet_cli.families.timm_models import build_timm, preprocessing, timm_family
 
-# All of timm's Swins have four stages.
-_SHALLOW: Final[Mapping[str, Mapping[str, Any]]] = {
-    "vit": {"depth": 1},
-    "swin": {"depths": (1, 1, 1, 1)},
-}
 _SUFFIXES: Final = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors", ".pkl")
 
 
@@ -40,8 +34,8 @@ class Candidate:
     def facts(self) -> dict[str, Any]:
         """Everything about the model that its tensors' shapes do not show, by what it is called."""
         model: Any = self.model
-        stages = model.layers if self.architecture.family == "swin" else [model]
-        blocks = [block for stage in stages for block in stage.blocks]
+        stages = timm_family(self.architecture.family).stages(model)
+        blocks = [block for stage in stages for block in model.get_submodule(stage.path)]
         norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
         return {
             "num_heads": [block.attn.num_heads for block in blocks],
@@ -58,16 +52,17 @@ def fitting_candidates(
     checkpoint: Checkpoint, geometry: Geometry, arguments: Mapping[str, Any]
 ) -> list[Candidate]:
     """Every architecture of timm's registry whose tensors have these names and shapes."""
-    names = sorted({n for m in MODULES[geometry.family] for n in list_models(module=m)})
+    known = timm_family(geometry.family).checkpoints
+    names = sorted({*known.names()})
     start = _first_blocks(checkpoint)
     fitting = []
     for name in names:
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        if config is None or not geometry.may_be(name, config.input_size):
+        if config is None or not _may_be(geometry, name, config.input_size):
             continue
         architecture = Architecture(geometry.family, name, {**geometry.head, **arguments})
         # A block per stage is built in a tenth of the time, and shows nearly every difference.
-        shallow = {**architecture.arguments, **_SHALLOW[geometry.family]}
+        shallow = {**architecture.arguments, **known.shallow}
         first = replace(architecture, arguments=shallow)
         if find_mismatch(start, first, build_timm(first)) is not None:
             continue
@@ -75,6 +70,14 @@ def fitting_candidates(
         if find_mismatch(checkpoint, architecture, model) is None:
             fitting.append(Candidate(architecture, model))
     return fitting
+
+
+def _may_be(geometry: Geometry, name: str, input_size: Sequence[int]) -> bool:
+    """A cheap test on an architecture, before it is built and compared."""
+    patch = re.search(r"patch(\d+)", name)
+    if patch is not None and int(patch.group(1)) != geometry.arguments["patch_size"]:
+        return False
+    return timm_family(geometry.family).checkpoints.may_be(geometry, name, input_size)
 
 
 def _first_blocks(checkpoint: Checkpoint) -> Checkpoint:

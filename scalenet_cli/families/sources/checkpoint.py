@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from scalenet_cli.errors import CheckpointNotFound, CheckpointUnreadable, UnsupportedTensor
-from scalenet_cli.families.sources.safetensors_file import SafetensorsFile, read_header
+from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
 from scalenet_cli.families.sources.tensors import SourceTensor
 
 
@@ -41,43 +39,3 @@ class Checkpoint:
     def kind(self) -> Literal["safetensors", "pytorch"]:
         """The file format."""
         return "safetensors" if self.files else "pytorch"
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """One file of tensors: ``.safetensors``, or what ``torch.save`` writes.
-
-    Raises:
-        CheckpointError: missing, damaged, unsafe, or no checkpoint at all.
-        UnsupportedTensor: a GGUF file.
-    """
-    if path.exists() and not path.is_file():
-        raise CheckpointUnreadable("not a regular file", where=str(path))
-    if path.suffix == ".safetensors":
-        file = read_header(path)
-        if not file.tensors:
-            raise CheckpointUnreadable("the file holds no tensors", where=str(path))
-        return Checkpoint(str(path), dict(file.tensors), (file,))
-    if not path.is_file():
-        raise CheckpointNotFound("there is no such file", where=str(path))
-    refuse_gguf(path)
-    from scalenet_cli.families.sources.pickle_file import read_pickle
-
-    return read_pickle(path)
-
-
-def refuse_gguf(path: Path) -> None:
-    """llama.cpp's format, whatever the file is called.
-
-    Raises:
-        UnsupportedTensor: the file is of that format.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            return
-    raise UnsupportedTensor(
-        "a GGUF file holds quantised weights, which cannot be tied and adapted",
-        where=str(path),
-        hint="use the folder that it was made from; or let transformers dequantise it: save "
-        f"AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file={path.name!r}), and AutoTokenizer "
-        "likewise, with save_pretrained(NEW), and expand NEW",
-    )

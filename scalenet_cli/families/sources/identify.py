@@ -1,25 +1,21 @@
 """Which timm architecture a checkpoint is."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from torch import nn
 
 from scalenet_cli.errors import AmbiguousArchitecture, ArchitectureMismatch, UnknownArchitecture
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families import families_from_the_end
+from scalenet_cli.families.base import Architecture, SourceRequest
 from scalenet_cli.families.sources.candidates import Candidate, choose, fitting_candidates
 from scalenet_cli.families.sources.checkpoint import Checkpoint
-from scalenet_cli.families.sources.geometry import Geometry, swin_geometry, vit_geometry
-from scalenet_cli.families.sources.lookalikes import SUPPORTED, refuse_lookalike
+from scalenet_cli.families.sources.geometry import Geometry
+from scalenet_cli.families.sources.lookalikes import SUPPORTED, refuse_lookalike, refuse_unknown
 from scalenet_cli.families.sources.timm_checkpoint import find_mismatch
 from scalenet_cli.families.sources.training_options import read_options
-from scalenet_cli.families.timm_models import build_timm, known_family
+from scalenet_cli.families.timm_models import TimmFamily, build_timm, known_family, timm_families
 
-_GENERIC: Final[Mapping[str, str]] = {
-    "vit": "vit_base_patch16_224",
-    "distilled": "deit_base_distilled_patch16_224",
-    "swin": "swin_base_patch4_window7_224",
-}
 Identified = tuple[Architecture, nn.Module, tuple[str, ...]]
 
 
@@ -51,22 +47,18 @@ def identify_timm(
 
 def _geometry(checkpoint: Checkpoint) -> Geometry:
     keys = checkpoint.tensors.keys()
-    if "model.layers.0.self_attn.q_proj.weight" in keys:
-        raise UnknownArchitecture(
-            "the tensors are a Hugging Face decoder's, but there is no config.json",
-            where=checkpoint.where,
-            hint="give the folder that holds config.json and the weights",
-        )
+    for other in families_from_the_end():
+        if not isinstance(other, TimmFamily) and other.reads_tensors(keys):
+            other.open_tensors(checkpoint, SourceRequest())
+            raise ArchitectureMismatch(
+                f"the tensors are of the family {other.name}, which is none of timm's",
+                where=checkpoint.where,
+            )
     refuse_lookalike(checkpoint)
-    if "patch_embed.proj.weight" in keys and "blocks.0.attn.qkv.weight" in keys:
-        return vit_geometry(checkpoint)
-    if "layers.0.blocks.0.attn.relative_position_bias_table" in keys:
-        return swin_geometry(checkpoint)
-    raise UnknownArchitecture(
-        f"the keys are of no supported family; the first are {', '.join(list(keys)[:4])}",
-        where=checkpoint.where,
-        hint=SUPPORTED,
-    )
+    for known in timm_families():
+        if known.reads_tensors(keys):
+            return known.checkpoints.geometry(checkpoint)
+    raise refuse_unknown(checkpoint)
 
 
 def _named(
@@ -108,7 +100,7 @@ def _generic(
 ) -> Identified:
     """A geometry that timm has no name for: its family's general class with arguments."""
     _require_size(checkpoint, geometry, arguments)
-    name = _GENERIC["distilled" if geometry.distilled else geometry.family]
+    name = geometry.generic
     merged = {**geometry.arguments, **arguments}
     if not geometry.heads_known and "num_heads" not in arguments:
         # Whatever the number is, the tensors are the same; if they differ, it would not help.

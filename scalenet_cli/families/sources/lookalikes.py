@@ -58,6 +58,16 @@ def refuse_lookalike(checkpoint: Checkpoint) -> None:
         )
 
 
+def refuse_unknown(checkpoint: Checkpoint) -> UnknownArchitecture:
+    """What is said of keys that no family reads and no lookalike has."""
+    return UnknownArchitecture(
+        "the keys are of no supported family; the first are "
+        f"{', '.join(list(checkpoint.tensors)[:4])}",
+        where=checkpoint.where,
+        hint=SUPPORTED,
+    )
+
+
 def _kind(keys: Iterable[str]) -> tuple[str | None, str]:
     known = list(keys)
     for kind, pattern in _SIGNS:

@@ -17,11 +17,6 @@ _WRAPPERS: Final = (*_TIMM_WRAPPERS, "model_state_dict", "model_state")
 _WRAPPING: Final = ("module.", "_orig_mod.")
 _MAX_DEPTH: Final = 4
 _PATCHES: Final = "patch_embed.proj.weight"
-# A timm ViT or Swin starts where one of these lies beside its patch embedding.
-_FIRST_BLOCK: Final = (
-    "blocks.0.attn.qkv.weight",
-    "layers.0.blocks.0.attn.relative_position_bias_table",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +136,14 @@ def unwrap(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _prefixes(tensors: Mapping[str, SourceTensor]) -> list[str]:
-    """Before which keys a timm model starts, in the order of the file."""
-    found = (key.removesuffix(end) for key in tensors for end in _FIRST_BLOCK if key.endswith(end))
+    """Before which keys a timm model starts, in the order of the file.
+
+    It starts where its first block lies beside a patch embedding.
+    """
+    from scalenet_cli.families.timm_models import timm_families
+
+    ends = [known.checkpoints.signs[0] for known in timm_families()]
+    found = (key.removesuffix(end) for key in tensors for end in ends if key.endswith(end))
     return [
         prefix
         for prefix in dict.fromkeys(found)

@@ -1,11 +1,8 @@
 """The tensors of a checkpoint under timm's keys, and whether an architecture fits them."""
 
 import warnings
-from collections.abc import Callable
 
 import torch
-from timm.models.swin_transformer import checkpoint_filter_fn as filter_swin
-from timm.models.vision_transformer import checkpoint_filter_fn as filter_vit
 from torch import nn
 
 from scalenet_cli.errors import ArchitectureMismatch, UnsupportedTensor
@@ -13,7 +10,7 @@ from scalenet_cli.families.base import Architecture
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.source import Source, check_tensors
 from scalenet_cli.families.sources.tensors import FLOATS, TORCH_NAMES, SourceTensor
-from scalenet_cli.families.timm_models import preprocessing
+from scalenet_cli.families.timm_models import preprocessing, timm_family
 
 
 def convert(checkpoint: Checkpoint, architecture: Architecture, model: nn.Module) -> Source:
@@ -64,16 +61,11 @@ def _rename(
         )
         for key, tensor in checkpoint.tensors.items()
     }
-    filter_keys: Callable[..., dict[str, torch.Tensor]] = filter_swin
-    options = {}
-    if family == "vit":
-        filter_keys = filter_vit
-        options = {"adapt_layer_scale": any("gamma_" in key for key in stand_ins)}
     try:
         with warnings.catch_warnings():
             # On a wrong candidate timm resamples tables; what it says about that is not for users.
             warnings.simplefilter("ignore")
-            converted = filter_keys(dict(stand_ins), model, **options)
+            converted = timm_family(family).checkpoints.filter_keys(dict(stand_ins), model)
     except (RuntimeError, LookupError, ValueError, AttributeError, TypeError) as error:
         raise ArchitectureMismatch(
             f"timm cannot read these tensors as this architecture: {error}", where=checkpoint.where

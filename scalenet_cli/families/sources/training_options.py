@@ -9,7 +9,7 @@ from scalenet_cli.errors import ArchitectureMismatch
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry
 from scalenet_cli.families.timm_arguments import check_arguments
-from scalenet_cli.families.timm_models import family_of
+from scalenet_cli.families.timm_models import family_of, timm_family
 
 # timm's name of what an option sets. An empty one of the second kind is none.
 _STATED: Final[Mapping[str, str]] = {"gp": "global_pool", "mean": "mean", "std": "std"}
@@ -56,7 +56,8 @@ def read_options(
         return Stated(name, {}, notes)
     try:
         shown = name or f"the {geometry.family}"
-        check_arguments(shown, geometry.family, {**geometry.head, **found})
+        model_class = timm_family(geometry.family).model_class
+        check_arguments(shown, model_class, {**geometry.head, **found})
     except ArchitectureMismatch as error:
         raise _refused(checkpoint, error.fact) from None
     listed = ", ".join(f"{key} {_shown(value)}" for key, value in found.items())
@@ -126,7 +127,8 @@ def _size(checkpoint: Checkpoint, geometry: Geometry) -> tuple[dict[str, Any], t
     if not all(type(side) is int and 0 < side <= _MAX_SIDE for side in sides):
         raise _refused(checkpoint, "img_size or input_size is no size of an image in pixels")
     built, patch = geometry.arguments.get("img_size"), geometry.arguments["patch_size"]
-    if geometry.family == "vit" and built and {s // patch for s in sides} != {built // patch}:
+    fixed = timm_family(geometry.family).checkpoints.positions_fix_size
+    if fixed and built and {s // patch for s in sides} != {built // patch}:
         shown = "x".join(map(str, sides))
         return {}, (
             f"it was trained at an image size of {shown}, but its positions are those of {built}: "
