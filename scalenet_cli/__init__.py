@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from scalenet_cli.models.source_options import SourceOptions as SourceOptions
     from scalenet_cli.plan.load import load_plan as load_plan
     from scalenet_cli.plan.load import parse_plan as parse_plan
-    from scalenet_cli.plan.load_training import load_training_recipe as load_training_recipe
     from scalenet_cli.plan.schema import ExpansionPlan as ExpansionPlan
-    from scalenet_cli.plan.training import ImageRecipe as ImageRecipe
-    from scalenet_cli.plan.training import LanguageRecipe as LanguageRecipe
     from scalenet_cli.study.compare import CompareOptions as CompareOptions
     from scalenet_cli.study.compare import compare as compare
     from scalenet_cli.surgery.ties import ties as ties
@@ -43,10 +40,13 @@ if TYPE_CHECKING:
     )
     from scalenet_cli.tasks.causal_lm.generation.generate import GenerateOptions as GenerateOptions
     from scalenet_cli.tasks.causal_lm.generation.generate import generate as generate
+    from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe as LanguageRecipe
     from scalenet_cli.tasks.image_classification.evaluation.evaluate import (
         EvalOptions as EvalOptions,
     )
     from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate as evaluate
+    from scalenet_cli.tasks.image_classification.recipe import ImageRecipe as ImageRecipe
+    from scalenet_cli.tasks.recipes import load_training_recipe as load_training_recipe
     from scalenet_cli.training.data import DataOptions as DataOptions
     from scalenet_cli.training.run_training import Work as Work
 
@@ -60,9 +60,9 @@ _EXPORTS: Final = {
     "ExpansionPlan": "plan.schema",
     "FinetuneOptions": "tasks.base",
     "GenerateOptions": "tasks.causal_lm.generation.generate",
-    "ImageRecipe": "plan.training",
+    "ImageRecipe": "tasks.image_classification.recipe",
     "LanguageOptions": "tasks.causal_lm.evaluation.evaluate",
-    "LanguageRecipe": "plan.training",
+    "LanguageRecipe": "tasks.causal_lm.recipe",
     "ScalenetError": "errors",
     "SourceOptions": "models.source_options",
     "Work": "training.run_training",
@@ -81,7 +81,7 @@ _EXPORTS: Final = {
     "inspect": "commands.inspection",
     "load": "models.load",
     "load_plan": "plan.load",
-    "load_training_recipe": "plan.load_training",
+    "load_training_recipe": "tasks.recipes",
     "parse_plan": "plan.load",
     "save": "models.save",
     "ties": "surgery.ties",

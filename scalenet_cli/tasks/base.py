@@ -13,6 +13,7 @@ from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.models.target import Target
 from scalenet_cli.models.trained_model import TrainedModel
+from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.reports.base import HeadClasses, Report
 from scalenet_cli.reports.metrics import Metric
 from scalenet_cli.training.contents import Look
@@ -216,6 +217,11 @@ class Task(Protocol):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """All that an evaluation can give; the first chooses the best bundle of a run."""
+        ...
+
+    @property
+    def recipe(self) -> type[TrainingRecipe]:
+        """How its models are trained; has the task's name as the default of ``task``."""
         ...
 
     @property

@@ -17,7 +17,7 @@ from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.errors import OptionError, PlanErrors
 from scalenet_cli.measure.new_blocks import NewBlocksReport, judge_new_blocks
 from scalenet_cli.measure.strength import Strength
-from scalenet_cli.plan.load_training import load_training_recipe
+from scalenet_cli.tasks.recipes import load_training_recipe
 from tests.cli.helpers import Run
 from tests.training.children import Server, as_rank, free_port
 from tests.training.runs import (

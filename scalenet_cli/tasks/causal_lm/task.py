@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from scalenet_cli.errors import OptionError
 from scalenet_cli.tasks.causal_lm import NAME
 from scalenet_cli.tasks.causal_lm.metrics import METRICS
+from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
 
 if TYPE_CHECKING:
     from scalenet_cli.measure.diagnosed_model import DiagnosedModel
@@ -26,6 +27,7 @@ class CausalLM:
 
     name = NAME
     metrics = METRICS
+    recipe = LanguageRecipe
     sample_unit = "sequences"
     threshold_examples = (
         "for example perplexity=30 (also loss and bits_per_byte; at most) or acc=0.6 (also "

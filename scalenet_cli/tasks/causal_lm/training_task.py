@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import Group
-from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.tasks.causal_lm.data.corpus import Corpus
 from scalenet_cli.tasks.causal_lm.data.samples import (
     IGNORED,
@@ -23,6 +22,7 @@ from scalenet_cli.tasks.causal_lm.data.samples import (
     collate_rows,
     grouped_order,
 )
+from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.order import epoch_order
 from scalenet_cli.training.seeding import seed_everything

@@ -7,7 +7,7 @@ from timm.data import Mixup
 from torch.nn import functional as F
 
 from scalenet_cli.errors import OptionError
-from scalenet_cli.plan.training import ImageRecipe
+from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
 from scalenet_cli.training.seeding import seed_everything
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from scalenet_cli.errors import OptionError
 from scalenet_cli.tasks.image_classification import NAME
 from scalenet_cli.tasks.image_classification.metrics import METRICS
+from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
 
 if TYPE_CHECKING:
     from scalenet_cli.measure.diagnosed_model import DiagnosedModel
@@ -30,6 +31,7 @@ class ImageClassification:
 
     name = NAME
     metrics = METRICS
+    recipe = ImageRecipe
     sample_unit = "images"
     threshold_examples = "for example top1=82.5,top5=96 (per cent, at least) or loss=0.9 (at most)"
 

@@ -13,7 +13,6 @@ from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import Group
-from scalenet_cli.plan.training import ImageRecipe
 from scalenet_cli.surgery.expand import spread_drop_path
 from scalenet_cli.tasks.image_classification.data.samples import (
     MAX_REPLACEMENTS,
@@ -29,6 +28,7 @@ from scalenet_cli.tasks.image_classification.data.splits import Split
 from scalenet_cli.tasks.image_classification.evaluation.accuracy import evaluate, require_readable
 from scalenet_cli.tasks.image_classification.evaluation.guessing import guessed_share, is_guessing
 from scalenet_cli.tasks.image_classification.objective import Objective, check_mixup
+from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.order import epoch_order
 from scalenet_cli.training.training_task import Run, Scores, Skipped
