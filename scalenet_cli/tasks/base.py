@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from scalenet_cli.bundle.read import Bundle, bundle_folder, is_bundle
 from scalenet_cli.bundle.trained import Start
 from scalenet_cli.errors import OptionError
+from scalenet_cli.families.base import Family
 from scalenet_cli.measure.diagnosed_model import DiagnosedModel
+from scalenet_cli.measure.throughput import Work as BenchWork
 from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.models.target import Target
@@ -23,6 +25,7 @@ from scalenet_cli.training.run_training import Work
 from scalenet_cli.training.training_task import Task as TrainingTask
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 # Batches done and batches in total, of this process.
@@ -173,6 +176,20 @@ class EvalResult:
     found: tuple[tuple[str, Mapping[str, float]], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRequest:
+    """A batch for a model with ``num_outputs`` classes or tokens, of inputs of one size."""
+
+    model: "nn.Module"
+    family: Family
+    size: int
+    batch_size: int
+    num_outputs: int
+    device: "torch.device"
+    autocast: "torch.dtype | None" = None
+    channels_last: bool = False
+
+
 class OpenedData(Protocol):
     """Data that fit a model, before the recipe of an arm is known."""
 
@@ -263,6 +280,18 @@ class Task(Protocol):
 
         Raises:
             ScalenetError: the target, the data or an option cannot be used.
+        """
+        ...
+
+    def bench_batch_size(self, device: str) -> int:
+        """Samples at a time, by the kind of device."""
+        ...
+
+    def make_bench_batch(self, request: "BenchRequest") -> BenchWork:
+        """A random batch to train and answer, with its loss.
+
+        Raises:
+            OptionError: an option that has no meaning for the task's inputs.
         """
         ...
 

@@ -10,7 +10,9 @@ from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
 
 if TYPE_CHECKING:
     from scalenet_cli.measure.diagnosed_model import DiagnosedModel
+    from scalenet_cli.measure.throughput import Work as BenchWork
     from scalenet_cli.tasks.base import (
+        BenchRequest,
         DataRequest,
         Diagnosis,
         EvalRequest,
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 # Of files of text, which some users give to a classifier.
 _TEXT_SUFFIXES: Final = (".jsonl", ".json", ".txt", ".parquet")
+
+# By the kind of device.
+_BENCH_BATCH: Final = {"cpu": 8, "mps": 16, "cuda": 64}
 
 
 @final
@@ -63,6 +68,16 @@ class ImageClassification:
         from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate_request
 
         return evaluate_request(request, progress)
+
+    def bench_batch_size(self, device: str) -> int:
+        """See Task."""
+        return _BENCH_BATCH[device]
+
+    def make_bench_batch(self, request: "BenchRequest") -> "BenchWork":
+        """See Task."""
+        from scalenet_cli.tasks.image_classification.bench_batch import make_images
+
+        return make_images(request)
 
     def open_samples(self, work: "Diagnosis", target: str, *, held: int = 0) -> "DiagnosedModel":
         """See Task."""
