@@ -15,6 +15,7 @@ from scalenet_cli.measure.strength import strength_of_new_blocks
 from scalenet_cli.models.load import load_bundle
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.reports.base import HeadClasses, Report
+from scalenet_cli.tasks import find_task
 from scalenet_cli.tasks.base import FinetuneOptions
 from scalenet_cli.training.compiling import compiling
 from scalenet_cli.training.contents import require_same_contents
@@ -163,6 +164,7 @@ def _judge(folder: RunFolder, setup: Setup, finished: Finished) -> NewBlocksRepo
         return None
     last = load_bundle(folder.last, check=False)
     assert last.bundle.manifest.trained is not None
+    metric = find_task(last.family.task).metrics[0]
     return judge_new_blocks(
         last.layout.num_new,
         strength_of_new_blocks(last.model, last.layout),
@@ -170,6 +172,7 @@ def _judge(folder: RunFolder, setup: Setup, finished: Finished) -> NewBlocksRepo
         {**finished.ablated.metrics, "val_loss": finished.ablated.loss},
         num_samples=setup.task.sizes[1],
         trained=setup.subject.train,
+        accuracy=metric.name if metric.unit == "%" else None,
     )
 
 

@@ -178,11 +178,7 @@ class TimmFamily:
     default_drop_path: Callable[[Any], float]
     repair: Callable[[Any, Layout], None]
     checkpoints: TimmCheckpoints
-
-    @property
-    def task(self) -> str:
-        """See Family."""
-        return "image-classification"
+    task: str = "image-classification"
 
     @property
     def input_unit(self) -> InputUnit:

@@ -190,8 +190,9 @@ def test_verdicts(
 ) -> None:  # fmt: skip
     scores, others = ({"top1": top1, "val_loss": loss} for top1, loss in (with_them, without))
     found = judge_new_blocks(
-        6, Strength(gate, 0.01), scores, others, num_samples=2000, trained=trained
-    )
+        6, Strength(gate, 0.01), scores, others, num_samples=2000, trained=trained,
+        accuracy="top1",
+    )  # fmt: skip
     assert found.verdict == verdict
     assert (found.advice is None) == (says is None)
     assert says is None or says in str(found.advice)
