@@ -27,6 +27,11 @@ class ScoreReport(Report):
     )
     perplexity: float | None = Field(description="e to the power of `loss`; null for images")
 
+    def value(self, metric: str) -> float:
+        """The metric of that name; of a task with another one, its loss. NaN where it is null."""
+        found = {"top1": self.top1, "perplexity": self.perplexity}.get(metric, self.loss)
+        return float("nan") if found is None else found
+
 
 class InstanceGradient(BlockPlace):
     """What one instance alone gives to the gradient of the tensors that it shares."""

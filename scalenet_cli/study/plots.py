@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from scalenet_cli.files.staged_file import staged_file
 from scalenet_cli.study.results import ArmResult, SeedSpread, StudyResults
+from scalenet_cli.tasks import find_metric
 
 CURVES: Final = "curves.png"
 PARAMETERS: Final = "parameters.png"
@@ -106,7 +107,7 @@ def _style(order: int) -> dict[str, Any]:
 
 
 def _label(results: StudyResults) -> str:
-    name = "top-1, %" if results.metric == "top1" else results.metric
+    name = find_metric(results.metric).title
     return name if results.larger_is_better else f"{name} (lower is better)"
 
 

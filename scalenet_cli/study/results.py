@@ -15,6 +15,7 @@ from scalenet_cli.study.folder import (
     evaluations,
     training_seconds,
 )
+from scalenet_cli.tasks import find_metric
 
 
 class SeedSpread(Report):
@@ -143,7 +144,7 @@ def _times(
 def markdown(results: StudyResults, times: dict[str, dict[str, float]]) -> str:
     """The table, in the order of the study."""
     unit = results.arms[0].cost.unit
-    name = "top-1, %" if results.metric == "top1" else results.metric
+    name = find_metric(results.metric).title
     columns: list[tuple[str, Callable[[ArmResult], str]]] = [
         ("arm", lambda a: a.cost.name),
         ("before", lambda a: spread_text(a.before)),

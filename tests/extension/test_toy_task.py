@@ -345,3 +345,4 @@ def test_compare(data: Path, tmp_path: Path) -> None:
     assert report.metric == "rmse"
     assert report.results is not None
     assert [arm.last is not None for arm in report.results.arms] == [True, True]
+    assert "error: mean +- sample" in (tmp_path / "out" / "results.md").read_text()
