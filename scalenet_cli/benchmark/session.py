@@ -13,7 +13,6 @@ from scalenet_cli.benchmark.report import (
     MemoryReport,
     PassReport,
     RatioReport,
-    Spread,
     VariantReport,
 )
 from scalenet_cli.benchmark.variants import Variant, VariantName, make_variants, materialise
@@ -35,6 +34,7 @@ from scalenet_cli.measure.throughput import (
 )
 from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.plan.schema import ExpansionPlan
+from scalenet_cli.reports.spread import Spread
 from scalenet_cli.tasks import find_task
 from scalenet_cli.tasks.base import BenchRequest
 from scalenet_cli.training.compiling import compile_blocks, compiling

@@ -100,7 +100,7 @@ def plan(facts: "CompareReport") -> None:
 
 def results(facts: "StudyResults") -> None:
     """One row per arm: mean and spread over seeds."""
-    from scalenet_cli.study.results import spread_text
+    from scalenet_cli.reports.spread import spread_text
     from scalenet_cli.tasks import find_metric
 
     name = find_metric(facts.metric).title

@@ -4,16 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from scalenet_cli.diagnosis.plot_style import (
-    FAR,
+from scalenet_cli.diagnosis.block_axes import (
     block_labels,
-    choose_scale,
-    draw_on,
     figure_width,
-    finish_axes,
     has_stages,
     label_blocks,
-    line_look,
     model_name,
 )
 from scalenet_cli.diagnosis.report import (
@@ -24,6 +19,7 @@ from scalenet_cli.diagnosis.report import (
     ModelReport,
     ScoreReport,
 )
+from scalenet_cli.reports.plot_style import FAR, choose_scale, draw_on, finish_axes, line_look
 from scalenet_cli.tasks import find_metric
 
 if TYPE_CHECKING:
