@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from scalenet_cli.errors import ArchitectureMismatch, DataUnreadable
-from scalenet_cli.tasks.causal_lm.data.records import Record, text_of, whole_text
+from scalenet_cli.tasks.causal_lm.data.record import Record, text_of, whole_text
 from scalenet_cli.tasks.causal_lm.data.tokenizers import check_ids, encode_open
 from scalenet_cli.tasks.causal_lm.evaluation.scoring import Progress, Span, score
 from scalenet_cli.training.devices import Devices

@@ -9,7 +9,7 @@ from scalenet_cli.models.target import use_target
 from scalenet_cli.tasks.causal_lm.data.prompts import encode_prompt
 from scalenet_cli.tasks.causal_lm.data.templates import BARE, Chosen, choose_template
 from scalenet_cli.tasks.causal_lm.data.tokenizers import check_ids
-from scalenet_cli.tasks.causal_lm.generation.generate import GenerateReport
+from scalenet_cli.tasks.causal_lm.generation.report import GenerateReport
 from scalenet_cli.tasks.causal_lm.generation.sampling import Sampling, generate_text
 from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, load_language_model
 from scalenet_cli.training.devices import find_device
@@ -17,7 +17,7 @@ from scalenet_cli.training.failures import explained
 from scalenet_cli.training.world import require_single
 
 if TYPE_CHECKING:
-    from scalenet_cli.tasks.causal_lm.generation.generate import GenerateOptions, Listener
+    from scalenet_cli.tasks.causal_lm.generation.options import GenerateOptions, Listener
 
 
 def run_generation(
