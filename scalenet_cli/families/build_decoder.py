@@ -53,15 +53,9 @@ def create_decoder(architecture: Architecture) -> "nn.Module":
         # Not model.to(dtype): transformers keeps some buffers, such as inv_freq, in float32.
         model: nn.Module = getattr(transformers, kind.model_class)._from_config(config, dtype=dtype)
     except (
-        StrictDataclassError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-        AssertionError,
-    ) as error:
+        StrictDataclassError, TypeError, ValueError, LookupError, AttributeError, RuntimeError,
+        ArithmeticError, AssertionError,
+    ) as error:  # fmt: skip
         raise ArchitectureMismatch(
             f"transformers refuses the config: {' '.join(str(error).split())}",
             hint="get the config.json that belongs to these weights, or mend that entry",

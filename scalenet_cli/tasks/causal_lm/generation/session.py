@@ -40,12 +40,6 @@ def run_generation(
     asked = BARE.format(instruction=prompt) if is_instruction else prompt
     ids = encode_prompt(opened.tokenizer, asked, template, system=how.system)
     left = _room(opened, ids)
-    notes = [*opened.notes, *told]
-    if left < how.max_new_tokens:
-        notes.append(
-            f"the context has room for {left} new tokens, not for {how.max_new_tokens}: "
-            f"{opened.num_positions} without the prompt's {len(ids)}"
-        )
     sampling = Sampling(
         min(how.max_new_tokens, left), how.temperature, how.top_p, how.top_k, how.seed
     )
@@ -64,7 +58,7 @@ def run_generation(
         prompt_tokens=len(ids),
         template=template,
         stopped="end" if found.ended else "length",
-        notes=tuple(notes),
+        notes=(*opened.notes, *told, *_shortage(opened, ids, left, how.max_new_tokens)),
     )
 
 
@@ -77,6 +71,18 @@ def _template(
     chosen = choose_template(opened.tokenizer, opened.template, otherwise="none")
     told = f"the prompt's template is {chosen}, as in training; --template chooses another"
     return chosen, (told,)
+
+
+def _shortage(
+    opened: OpenedLanguageModel, ids: list[int], left: int, wanted: int
+) -> tuple[str, ...]:
+    """A note, where the context ends before as many tokens as were wanted."""
+    if left >= wanted:
+        return ()
+    return (
+        f"the context has room for {left} new tokens, not for {wanted}: "
+        f"{opened.num_positions} without the prompt's {len(ids)}",
+    )
 
 
 def _room(opened: OpenedLanguageModel, ids: list[int]) -> int:
