@@ -309,7 +309,7 @@ def families() -> str:
     """The table FAMILIES: what each family covers and what its blocks are made of."""
     from scalenet_cli.families import FAMILIES, family
     from scalenet_cli.families.decoder_configs import MODEL_TYPES
-    from scalenet_cli.families.timm_models import TimmFamily
+    from scalenet_cli.families.timm_family import TimmFamily
 
     rows = []
     for name, place in FAMILIES.items():
@@ -334,7 +334,8 @@ _EXAMPLES: Final[Mapping[str, str]] = {
 def anatomies() -> str:
     """The parts of a block, for one architecture of each kind."""
     from scalenet_cli.families import FAMILIES, family
-    from scalenet_cli.families.base import Anatomy, Architecture
+    from scalenet_cli.families.architecture import Architecture
+    from scalenet_cli.families.base import Anatomy
     from scalenet_cli.families.decoder_configs import MODEL_TYPES
 
     assert {*_EXAMPLES, "llama"} == {*FAMILIES}, "name an example of the new family"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from scalenet_cli.version import __version__
 
 if TYPE_CHECKING:
-    from scalenet_cli.benchmark.bench import BenchOptions as BenchOptions
     from scalenet_cli.benchmark.bench import bench as bench
+    from scalenet_cli.benchmark.options import BenchOptions as BenchOptions
     from scalenet_cli.commands.count import count_params as count_params
     from scalenet_cli.commands.count import flops as flops
-    from scalenet_cli.commands.expand import ExpandReport as ExpandReport
     from scalenet_cli.commands.expand import expand_checkpoint as expand_checkpoint
+    from scalenet_cli.commands.expand_report import ExpandReport as ExpandReport
     from scalenet_cli.commands.finetune import finetune as finetune
     from scalenet_cli.commands.inspection import check_plan as check_plan
     from scalenet_cli.commands.inspection import inspect as inspect
@@ -34,34 +34,34 @@ if TYPE_CHECKING:
     from scalenet_cli.surgery.ties import ties as ties
     from scalenet_cli.tasks.base import DiagnoseOptions as DiagnoseOptions
     from scalenet_cli.tasks.base import FinetuneOptions as FinetuneOptions
-    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import LanguageOptions as LanguageOptions
     from scalenet_cli.tasks.causal_lm.evaluation.evaluate import (
         evaluate_language as evaluate_language,
     )
-    from scalenet_cli.tasks.causal_lm.generation.generate import GenerateOptions as GenerateOptions
+    from scalenet_cli.tasks.causal_lm.evaluation.options import LanguageOptions as LanguageOptions
     from scalenet_cli.tasks.causal_lm.generation.generate import generate as generate
+    from scalenet_cli.tasks.causal_lm.generation.options import GenerateOptions as GenerateOptions
     from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe as LanguageRecipe
-    from scalenet_cli.tasks.image_classification.evaluation.evaluate import (
+    from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate as evaluate
+    from scalenet_cli.tasks.image_classification.evaluation.options import (
         EvalOptions as EvalOptions,
     )
-    from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate as evaluate
     from scalenet_cli.tasks.image_classification.recipe import ImageRecipe as ImageRecipe
     from scalenet_cli.tasks.recipes import load_training_recipe as load_training_recipe
     from scalenet_cli.training.data import DataOptions as DataOptions
     from scalenet_cli.training.run_training import Work as Work
 
 _EXPORTS: Final = {
-    "BenchOptions": "benchmark.bench",
+    "BenchOptions": "benchmark.options",
     "CompareOptions": "study.compare",
     "DataOptions": "training.data",
     "DiagnoseOptions": "tasks.base",
-    "EvalOptions": "tasks.image_classification.evaluation.evaluate",
-    "ExpandReport": "commands.expand",
+    "EvalOptions": "tasks.image_classification.evaluation.options",
+    "ExpandReport": "commands.expand_report",
     "ExpansionPlan": "plan.schema",
     "FinetuneOptions": "tasks.base",
-    "GenerateOptions": "tasks.causal_lm.generation.generate",
+    "GenerateOptions": "tasks.causal_lm.generation.options",
     "ImageRecipe": "tasks.image_classification.recipe",
-    "LanguageOptions": "tasks.causal_lm.evaluation.evaluate",
+    "LanguageOptions": "tasks.causal_lm.evaluation.options",
     "LanguageRecipe": "tasks.causal_lm.recipe",
     "ScalenetError": "errors",
     "SourceOptions": "models.source_options",

@@ -18,7 +18,7 @@ from scalenet_cli.reports.base import FlopReport, ParameterReport, Report
 
 if TYPE_CHECKING:
     from scalenet_cli.commands.finetune import FinetuneReport
-    from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalReport
+    from scalenet_cli.tasks.image_classification.evaluation.report import EvalReport
     from scalenet_cli.training.loop import Reporter
 
 CHECKPOINT: Final = "fashion_mnist_vit"
@@ -104,10 +104,8 @@ def _train(
         expand_checkpoint(str(checkpoint), "quickstart/x2", bundle)
         from scalenet_cli.commands.finetune import finetune
         from scalenet_cli.tasks.base import FinetuneOptions
-        from scalenet_cli.tasks.image_classification.evaluation.evaluate import (
-            EvalOptions,
-            evaluate,
-        )
+        from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate
+        from scalenet_cli.tasks.image_classification.evaluation.options import EvalOptions
         from scalenet_cli.training.data import DataOptions
         from scalenet_cli.training.run_training import Work
 

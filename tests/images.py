@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.timm_models import create_timm
 from tests.models import ARCHITECTURES
 

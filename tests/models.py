@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from scalenet_cli.families import family
-from scalenet_cli.families.base import Architecture, Family
-from scalenet_cli.families.llama import create_decoder
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.base import Family
+from scalenet_cli.families.build_decoder import create_decoder
 from scalenet_cli.families.timm_models import create_timm
 
 _DECODER: Final = {

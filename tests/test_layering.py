@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,84 @@ def test_a_planted_violation_is_seen(tmp_path: Path) -> None:
     planted = tmp_path / "x.py"
     planted.write_text("def f():\n    from scalenet_cli.commands.expand import x\n")
     assert imports(planted) == {"commands"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Module -> modules that it imports anywhere: in functions and for types only, too.
+
+    The parents of an imported module, whose ``__init__.py`` Python runs as well, are left out.
+    """
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        found = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module} has a relative import"
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= names & sources.keys()
+                if not names <= sources.keys():
+                    found.add(str(node.module))
+        graph[module] = found & sources.keys()
+    return graph
+
+
+def import_cycles(sources: Mapping[str, str]) -> list[list[str]]:
+    """Strongly connected components of the graph that are no single modules, by Tarjan."""
+    graph = import_graph(sources)
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    cycles = []
+
+    def visit(module: str) -> None:
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for other in graph[module]:
+            if other not in order:
+                visit(other)
+            if other in stack:
+                low[module] = min(low[module], low[other])
+        if low[module] == order[module]:
+            at = stack.index(module)
+            component = stack[at:]
+            del stack[at:]
+            if len(component) > 1 or module in graph[module]:
+                cycles.append(sorted(component))
+
+    for module in graph:
+        if module not in order:
+            visit(module)
+    return cycles
+
+
+def test_no_module_imports_itself_on_the_way_round() -> None:
+    sources = {module_name(path): path.read_text() for path in PACKAGE.rglob("*.py")}
+    assert len(sources) > 250
+    assert sum(map(len, import_graph(sources).values())) > 1000
+    assert import_cycles(sources) == []
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "import p.a",
+        "from p.a import x",
+        "from p import a",
+        "def f():\n    from p.a import x",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.a import x",
+    ],
+)
+def test_a_planted_cycle_is_found(closing: str) -> None:
+    sources = {"p": "", "p.a": "from p.b import x", "p.b": "import p.c", "p.d": "import p.a"}
+    assert import_cycles({**sources, "p.c": "x = 1"}) == []
+    assert import_cycles({**sources, "p.c": closing}) == [["p.a", "p.b", "p.c"]]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """``scalenet bench``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING
 
+from scalenet_cli.benchmark.options import BenchOptions, Progress
 from scalenet_cli.benchmark.report import BenchReport
 from scalenet_cli.errors import ArchitectureMismatch, OptionError
 from scalenet_cli.models.source_options import SourceOptions
@@ -15,46 +15,6 @@ from scalenet_cli.training.world import require_single
 if TYPE_CHECKING:
     from scalenet_cli.models.describe import DescribedModel
     from scalenet_cli.plan.load import PlanDocument
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["fp32", "bf16", "fp16"]
-Pass = Literal["inference", "training"]
-Progress = Callable[[Pass, int, int], None]
-
-BOTH: Final[tuple[Pass, ...]] = ("inference", "training")
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """How to measure: on what, how often, with which batch.
-
-    Without ``batch_size`` and ``input_size`` the device and the model decide; without ``threads``
-    PyTorch does.
-    """
-
-    batch_size: int | None = None
-    input_size: int | None = None
-    repeats: int = 10
-    warmup: int = 3
-    device: Device = "auto"
-    precision: Precision = "fp32"
-    compile: bool = False
-    channels_last: bool = False
-    passes: tuple[Pass, ...] = BOTH
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        amounts = {
-            "batch_size": self.batch_size,
-            "input_size": self.input_size,
-            "repeats": self.repeats,
-            "threads": self.threads,
-        }
-        for name, value in amounts.items():
-            if value is not None and value < 1:
-                raise OptionError(f"{name} is {value}, and has to be at least 1")
-        if not self.passes:
-            raise OptionError("no pass is left to measure")
 
 
 def bench(

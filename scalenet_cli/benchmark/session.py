@@ -19,12 +19,7 @@ from scalenet_cli.benchmark.variants import Variant, VariantName, make_variants,
 from scalenet_cli.errors import OptionError
 from scalenet_cli.families.base import Family
 from scalenet_cli.measure.flops import count_pass
-from scalenet_cli.measure.memory import (
-    Memory,
-    inference_memory,
-    training_memory,
-    warm_up_allocator,
-)
+from scalenet_cli.measure.memory import Memory, inference_memory, training_memory, warm_up_allocator
 from scalenet_cli.measure.throughput import (
     Step,
     TrainingStep,
@@ -43,7 +38,7 @@ from scalenet_cli.training.failures import explained
 from scalenet_cli.training.precision import set_types
 
 if TYPE_CHECKING:
-    from scalenet_cli.benchmark.bench import BenchOptions, Pass, Progress
+    from scalenet_cli.benchmark.options import BenchOptions, Pass, Progress
 
 
 @dataclass(frozen=True, slots=True)

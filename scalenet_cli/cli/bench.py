@@ -74,8 +74,8 @@ def bench(
     """
     if inference_only and train_only:
         raise OptionError("--inference-only and --train-only leave nothing to measure")
-    from scalenet_cli.benchmark.bench import BOTH, BenchOptions
     from scalenet_cli.benchmark.bench import bench as measure
+    from scalenet_cli.benchmark.options import BOTH, BenchOptions
     from scalenet_cli.cli import bench_table, render
     from scalenet_cli.cli.progress import bars
 

@@ -69,8 +69,9 @@ def generate(
     Only the new text goes to stdout, piece by piece; with --json, the report alone.
     """
     from scalenet_cli.cli import render
-    from scalenet_cli.tasks.causal_lm.generation.generate import GenerateOptions, GenerateReport
     from scalenet_cli.tasks.causal_lm.generation.generate import generate as run
+    from scalenet_cli.tasks.causal_lm.generation.options import GenerateOptions
+    from scalenet_cli.tasks.causal_lm.generation.report import GenerateReport
 
     how = GenerateOptions(
         max_new_tokens, temperature, top_p, top_k, seed, template, system, tokenizer, device,

@@ -11,7 +11,7 @@ from scalenet_cli.cli.picture import draw_layout
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scalenet_cli.commands.expand import ExpandReport
+    from scalenet_cli.commands.expand_report import ExpandReport
     from scalenet_cli.commands.finetune import FinetuneReport
     from scalenet_cli.commands.inspection import CheckReport, InspectReport
     from scalenet_cli.commands.recipes import RecipeList

@@ -20,6 +20,7 @@ from scalenet_cli.bundle.staging import check_output, check_space, staged_bundle
 from scalenet_cli.bundle.tensor_files import base_files, new_files, write_file
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.bundle.write import carry_files, write_manifest, write_text
+from scalenet_cli.commands.expand_report import ExpandReport
 from scalenet_cli.commands.model_card import model_card
 from scalenet_cli.errors import OptionError, OutputExists, SourceNotFinite
 from scalenet_cli.families.sources import Source
@@ -29,7 +30,6 @@ from scalenet_cli.files.stop_requests import requests_wait
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.models.target import Target, open_checkpoint
 from scalenet_cli.plan.load import PlanDocument, load_plan
-from scalenet_cli.reports.base import FlopReport, NonFiniteTensor, ParameterReport, Report
 from scalenet_cli.version import TOOL
 
 if TYPE_CHECKING:
@@ -37,24 +37,6 @@ if TYPE_CHECKING:
 
 # An allowance for headers, manifest and card when the disk is checked.
 _MARGIN_BYTES = 8_000_000
-
-
-class ExpandReport(Report):
-    """What was, or would be, written."""
-
-    output: str
-    written: bool
-    source_parameters: int
-    blocks: int
-    new_blocks: int
-    parameters: ParameterReport
-    flops: FlopReport
-    source_bytes: int
-    bundle_bytes: int
-    largest_tensor_bytes: int
-    training_state_bytes: int
-    non_finite: tuple[NonFiniteTensor, ...]
-    notes: tuple[str, ...]
 
 
 def expand_checkpoint(

@@ -118,10 +118,7 @@ def _finetune(
 ) -> FinetuneReport:
     setup = devices.run_on_all_ranks(lambda: set_up(bundle, data, folder, options, devices))
     devices.require_same(_facts(setup, options))
-    if options.resume and not setup.going_on:
-        reporter.note("there is no run to resume yet, so a new one is started")
-    if data.digest:
-        reporter.note("--data-digest: all images are read once before the run goes on")
+    _announce(setup, options, reporter, digest=data.digest)
     looked = devices.run_on_main_rank(
         lambda: _look_and_create(setup, folder, read=data.digest), patience=READING
     )
@@ -151,6 +148,13 @@ def _finetune(
         lambda: draw_curves(folder.metrics, folder.curves, find_metric(setup.task.metric))
     )
     return _report(folder, setup, finished, devices)
+
+
+def _announce(setup: Setup, options: FinetuneOptions, reporter: Reporter, *, digest: bool) -> None:
+    if options.resume and not setup.going_on:
+        reporter.note("there is no run to resume yet, so a new one is started")
+    if digest:
+        reporter.note("--data-digest: all images are read once before the run goes on")
 
 
 def _ablation(setup: Setup, options: FinetuneOptions) -> AbstractContextManager[None] | None:

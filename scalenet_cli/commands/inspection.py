@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.models.target import open_target
+from scalenet_cli.plan.layout import StageLayout
 from scalenet_cli.plan.load import PlanDocument, load_plan
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.reports.base import NonFiniteTensor, ParameterReport, Report
@@ -68,18 +69,7 @@ def inspect(
     opened = open_target(target, options)
     described = describe(opened, document)
     refs = described.family.stages(described.model)
-    stages = tuple(
-        StageReport(
-            path=stage.path,
-            width=ref.width,
-            depth=stage.depth,
-            scaled_depth=len(stage.instances),
-            scope=stage.scope,
-            sources=tuple(slot.source for slot in stage.instances),
-            ordinals=tuple(slot.ordinal for slot in stage.instances),
-        )
-        for stage, ref in zip(described.layout.stages, refs, strict=True)
-    )
+    stages = zip(described.layout.stages, refs, strict=True)
     found = () if opened.manifest is None else non_finite_tensors(opened.manifest.files)
     notes = opened.notes
     block = described.model.get_submodule(f"{refs[0].path}.0")
@@ -87,7 +77,7 @@ def inspect(
         target=target,
         family=described.family.name,
         architecture=described.architecture.name,
-        stages=stages,
+        stages=tuple(_stage(stage, ref.width) for stage, ref in stages),
         parameters=count_parameters(
             described.model, described.layout, described.groups, described.train
         ),
@@ -95,6 +85,18 @@ def inspect(
         tied_tensors=len(described.expansion.ties) if described.expansion else 0,
         non_finite=found,
         notes=(*notes, describe_non_finite(found)) if found else notes,
+    )
+
+
+def _stage(stage: StageLayout, width: int) -> StageReport:
+    return StageReport(
+        path=stage.path,
+        width=width,
+        depth=stage.depth,
+        scaled_depth=len(stage.instances),
+        scope=stage.scope,
+        sources=tuple(slot.source for slot in stage.instances),
+        ordinals=tuple(slot.ordinal for slot in stage.instances),
     )
 
 

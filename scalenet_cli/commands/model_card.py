@@ -7,7 +7,7 @@ from scalenet_cli.families.sources import Source
 from scalenet_cli.plan.schema import ExpansionPlan
 
 if TYPE_CHECKING:
-    from scalenet_cli.commands.expand import ExpandReport
+    from scalenet_cli.commands.expand_report import ExpandReport
 
 
 def model_card(source: Source, plan: ExpansionPlan, report: "ExpandReport") -> str:

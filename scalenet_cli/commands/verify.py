@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalenet_cli.bundle.digests import check_digests, scan_place
-from scalenet_cli.bundle.manifest import Manifest
+from scalenet_cli.bundle.manifest import Manifest, SourceEntry
 from scalenet_cli.bundle.read import Bundle, tensor_places
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.bundle.tensor_scan import describe_non_finite, non_finite_tensors
@@ -21,6 +21,7 @@ from scalenet_cli.models.target import target_of
 from scalenet_cli.reports.base import NonFiniteTensor, Report
 
 if TYPE_CHECKING:
+    from scalenet_cli.families.sources import Source
     from scalenet_cli.models.describe import DescribedModel
 
 
@@ -81,24 +82,9 @@ def _verify(
             where=name,
             hint="expand a sound checkpoint; or leave out --strict",
         )
-    from scalenet_cli.models.describe import describe
-    from scalenet_cli.models.load import load_weights
-
+    _check_numbers(opened, checked.non_finite)
     manifest = opened.manifest
-    described = describe(target_of(opened))
-    same_numbers = _has_same_numbers(described, manifest)  # on a model without weights
-    load_weights(described, check=False)
-    recorded = set(non_finite_tensors(manifest.files))
-    # Whoever wrote a bundle before NaN was counted recorded none.
-    if not same_numbers or not recorded <= set(checked.non_finite):
-        raise ManifestUnreadable(
-            "the manifest's parameters, FLOPs or counts of NaN are not those of its model",
-            where=str(opened.folder),
-            hint="the manifest was changed: expand the source again",
-        )
-    compared = 0
-    if source is not None:
-        compared = _compare(opened, source, options)
+    compared = 0 if source is None else _compare(opened, source, options)
     return VerifyReport(
         bundle=name,
         num_tensors=len(manifest.tensors("base")) + len(manifest.tensors("instances")),
@@ -113,6 +99,29 @@ def _verify(
         non_finite=checked.non_finite,
         notes=notes,
     )
+
+
+def _check_numbers(opened: Bundle, non_finite: tuple[NonFiniteTensor, ...]) -> None:
+    """The ties hold, and the manifest's numbers are those of its model.
+
+    Raises:
+        BundleError: they are not.
+    """
+    from scalenet_cli.models.describe import describe
+    from scalenet_cli.models.load import load_weights
+
+    manifest = opened.manifest
+    described = describe(target_of(opened))
+    same_numbers = _has_same_numbers(described, manifest)  # on a model without weights
+    load_weights(described, check=False)
+    recorded = set(non_finite_tensors(manifest.files))
+    # Whoever wrote a bundle before NaN was counted recorded none.
+    if not same_numbers or not recorded <= set(non_finite):
+        raise ManifestUnreadable(
+            "the manifest's parameters, FLOPs or counts of NaN are not those of its model",
+            where=str(opened.folder),
+            hint="the manifest was changed: expand the source again",
+        )
 
 
 def _has_same_numbers(described: "DescribedModel", manifest: Manifest) -> bool:
@@ -130,20 +139,44 @@ def _compare(bundle: Bundle, reference: str, options: SourceOptions) -> int:
     """Every base tensor equals the source's, byte for byte."""
     import hashlib
 
-    from scalenet_cli.families import family as find_family
-    from scalenet_cli.families.sources import open_source
-
-    folder = bundle.folder
+    where = f"{bundle.folder} and {reference}"
     if bundle.manifest.trained is not None and bundle.manifest.trained.changed_base:
         raise SourceMismatch(
             "the base was trained, so the source's tensors are no longer in the bundle",
-            where=f"{folder} and {reference}",
+            where=where,
             hint="compare the bundle that the run started from: RUN/start",
         )
-    recorded = bundle.manifest.source
+    source = _open_recorded(bundle.manifest.source, reference, options, where)
+    places = tensor_places(bundle, "base")
+    if source.tensors.keys() != places.keys():
+        different = sorted(source.tensors.keys() ^ places.keys())
+        raise SourceMismatch(
+            f"{len(different)} tensors are in only one of the two, such as {different[0]}",
+            where=where,
+        )
+    for key, place in places.items():
+        digest = hashlib.sha256()
+        for chunk in source.tensors[key].chunks():
+            digest.update(chunk)
+        if source.tensors[key].spec != place.spec or digest.hexdigest() != scan_place(place).sha256:
+            raise SourceMismatch(f"{key} differs between the bundle and the source", where=where)
+    return len(places)
+
+
+def _open_recorded(
+    recorded: SourceEntry, reference: str, options: SourceOptions, where: str
+) -> "Source":
+    """The source, read as the one that the manifest records.
+
+    Raises:
+        SourceMismatch: it is of another architecture.
+    """
+    from scalenet_cli.families import family as find_family
+    from scalenet_cli.families.sources import open_source
+
     with_options = find_family(recorded.family).takes_source_options
     try:
-        source = open_source(
+        return open_source(
             reference,
             arch=(options.arch or recorded.architecture)
             if with_options and _is_file(reference)
@@ -153,26 +186,8 @@ def _compare(bundle: Bundle, reference: str, options: SourceOptions) -> int:
         )
     except (OptionError, ArchitectureMismatch, UnknownArchitecture) as error:
         raise SourceMismatch(
-            f"the source is no {recorded.architecture}: {error.fact}",
-            where=f"{folder} and {reference}",
+            f"the source is no {recorded.architecture}: {error.fact}", where=where
         ) from None
-    places = tensor_places(bundle, "base")
-    if source.tensors.keys() != places.keys():
-        different = sorted(source.tensors.keys() ^ places.keys())
-        raise SourceMismatch(
-            f"{len(different)} tensors are in only one of the two, such as {different[0]}",
-            where=f"{folder} and {reference}",
-        )
-    for key, place in places.items():
-        digest = hashlib.sha256()
-        for chunk in source.tensors[key].chunks():
-            digest.update(chunk)
-        if source.tensors[key].spec != place.spec or digest.hexdigest() != scan_place(place).sha256:
-            raise SourceMismatch(
-                f"{key} differs between the bundle and the source",
-                where=f"{folder} and {reference}",
-            )
-    return len(places)
 
 
 def _is_file(reference: str) -> bool:

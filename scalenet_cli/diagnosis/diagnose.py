@@ -1,10 +1,10 @@
 """``scalenet diagnose``."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 from scalenet_cli.diagnosis.folder import check_report_output, write_report
+from scalenet_cli.diagnosis.progress import Progress
 from scalenet_cli.diagnosis.report import DiagnoseReport
 from scalenet_cli.errors import OptionError
 from scalenet_cli.files.lock import sole_writer
@@ -14,9 +14,6 @@ from scalenet_cli.tasks.base import DiagnoseOptions, Diagnosis
 from scalenet_cli.tasks.options import given_fields, refuse_other_tasks, task_options
 from scalenet_cli.tasks.task_of_target import task_of
 from scalenet_cli.training.world import require_single
-
-# What is being done, batches done, and batches in total.
-Progress = Callable[[str, int, int], None]
 
 
 def diagnose(

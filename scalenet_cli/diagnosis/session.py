@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from scalenet_cli.diagnosis.build_report import Seen, make_report, place_of, score_of
+from scalenet_cli.diagnosis.progress import Progress
 from scalenet_cli.diagnosis.report import AblationReport, DiagnoseReport
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.measure.ablation import adapted_linears, skipped, without_adapters
@@ -25,14 +26,13 @@ from scalenet_cli.training.failures import explained
 if TYPE_CHECKING:
     import torch
 
-    from scalenet_cli.diagnosis.diagnose import Progress
     from scalenet_cli.tasks.base import Diagnosis
 
 # Nothing varies in one sample.
 _LEAST_SAMPLES: Final = 2
 
 
-def run_diagnosis(work: "Diagnosis", progress: "Progress | None") -> DiagnoseReport:
+def run_diagnosis(work: "Diagnosis", progress: Progress | None) -> DiagnoseReport:
     """Opens, measures and reports; see diagnose."""
     device = find_device(work.how.device)
     opened = find_task(work.task).open_samples
@@ -90,7 +90,7 @@ def _measure(
     work: "Diagnosis",
     subject: DiagnosedModel,
     device: "torch.device",
-    progress: "Progress | None",
+    progress: Progress | None,
     *,
     alone: bool,
 ) -> Seen:
@@ -121,7 +121,7 @@ def _measure(
     return Seen(subject, seen, gradients, ablations)
 
 
-def _ticking(progress: "Progress | None", name: str) -> Callable[[int, int], None] | None:
+def _ticking(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
     if progress is None:
         return None
     return lambda done, total: progress(name, done, total)
@@ -132,7 +132,7 @@ def _ablate(
     subject: DiagnosedModel,
     blocks: tuple[ExecutedBlock, ...],
     device: "torch.device",
-    progress: "Progress | None",
+    progress: Progress | None,
 ) -> tuple[AblationReport, ...]:
     """One pass over the samples per instance that is skipped, and per instance with adapters."""
     skip, found = work.how.skip, []

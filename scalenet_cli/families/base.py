@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from scalenet_cli.errors import UnknownArchitecture
+from scalenet_cli.families.architecture import Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,18 +23,6 @@ if TYPE_CHECKING:
 OuterGroup = Literal["norms", "embeddings", "head"]
 # Of an image's side, or of a sequence's length.
 InputUnit = Literal["pixels", "tokens"]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """Enough to build the source model without its weights: pure JSON values.
-
-    ``arguments`` are timm's keyword arguments, or the whole Hugging Face config.
-    """
-
-    family: str
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,13 @@
 """Hugging Face decoders of the Llama kind, those with a list of layer types included."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from scalenet_cli.errors import (
-    ArchitectureMismatch,
-    CheckpointUnreadable,
-    MissingExtra,
-    UnknownArchitecture,
-    install_hint,
-)
+from scalenet_cli.errors import ArchitectureMismatch, CheckpointUnreadable, UnknownArchitecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.base import (
     Anatomy,
-    Architecture,
     OuterGroup,
     RandomInit,
     SourceRequest,
@@ -22,14 +15,8 @@ from scalenet_cli.families.base import (
     group_by_pattern,
     require_class,
 )
-from scalenet_cli.families.decoder_configs import (
-    IGNORED_SETTINGS,
-    MODEL_TYPES,
-    PER_LAYER_LISTS,
-    check_config,
-    check_layer_types,
-    model_type,
-)
+from scalenet_cli.families.build_decoder import build_decoder
+from scalenet_cli.families.decoder_configs import MODEL_TYPES, PER_LAYER_LISTS
 from scalenet_cli.plan.layout import Layout
 
 if TYPE_CHECKING:
@@ -44,66 +31,6 @@ _GROUPS: Final[tuple[tuple[str, OuterGroup], ...]] = (
     ("model.norm.*", "norms"),
     ("lm_head.*", "head"),
 )
-
-
-def create_decoder(architecture: Architecture) -> "nn.Module":
-    """The transformers model with its own initialisation, in the config's dtype.
-
-    The class comes from our table: no code of a checkpoint is ever run.
-
-    Raises:
-        UnknownArchitecture: a model type that no family describes.
-        ArchitectureMismatch: transformers refuses the config.
-    """
-    import torch
-
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"language models need the package {error.name}",
-            hint=install_hint("language"),
-        ) from None
-    from huggingface_hub.errors import StrictDataclassError
-
-    kind = model_type(architecture.arguments)
-    check_config(architecture.arguments)
-    settings = {k: v for k, v in architecture.arguments.items() if k not in IGNORED_SETTINGS}
-    try:
-        config = getattr(transformers, kind.config_class).from_dict(settings)
-        found = vars(config)
-        check_layer_types(found.get("layer_types"), found.get("sliding_window"))
-        dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-        # Not model.to(dtype): transformers keeps some buffers, such as inv_freq, in float32.
-        model: nn.Module = getattr(transformers, kind.model_class)._from_config(config, dtype=dtype)
-    except (
-        StrictDataclassError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-        AssertionError,
-    ) as error:
-        raise ArchitectureMismatch(
-            f"transformers refuses the config: {' '.join(str(error).split())}",
-            hint="get the config.json that belongs to these weights, or mend that entry",
-        ) from None
-    return model.eval()
-
-
-def _empty_on_meta() -> AbstractContextManager[object]:
-    """torch.empty takes no memory: accelerate alone would first ask for that of each Linear."""
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    class EmptyOnMeta(TorchFunctionMode):
-        def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
-            options = {**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})}
-            return func(*args, **options)
-
-    return EmptyOnMeta()
 
 
 @final
@@ -156,13 +83,7 @@ class LlamaFamily:
 
     def build(self, architecture: Architecture) -> "nn.Module":
         """See Family."""
-        from accelerate import init_empty_weights
-
-        with init_empty_weights(include_buffers=False), _empty_on_meta():
-            model: Any = create_decoder(architecture)
-        model.tie_weights()
-        built: nn.Module = model
-        return built
+        return build_decoder(architecture)
 
     def stages(self, model: Any) -> tuple[StageRef, ...]:
         """See Family."""

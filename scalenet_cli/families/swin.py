@@ -4,11 +4,7 @@ import math
 from typing import Any, Final, final
 
 import torch
-from timm.models.swin_transformer import (
-    SwinTransformer,
-    WindowAttention,
-    checkpoint_filter_fn,
-)
+from timm.models.swin_transformer import SwinTransformer, WindowAttention, checkpoint_filter_fn
 from torch import nn
 
 from scalenet_cli.errors import ArchitectureMismatch
@@ -16,7 +12,7 @@ from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry, Shapes, head_arguments
 from scalenet_cli.families.timm_checkpoints import TimmCheckpoints
-from scalenet_cli.families.timm_models import TimmFamily
+from scalenet_cli.families.timm_family import TimmFamily
 from scalenet_cli.plan.layout import Layout
 
 _MAX_STAGES: Final = 16

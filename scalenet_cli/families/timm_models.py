@@ -3,36 +3,21 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, final
 
 import timm
 import torch
 from accelerate import init_empty_weights
-from timm.layers import DropPath, set_reentrant_ckpt
 from timm.models import is_model_in_modules, list_models
-from timm.models._manipulate import reinit_non_persistent_buffers
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from scalenet_cli.errors import ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families import families_from_the_end, family
-from scalenet_cli.families.base import (
-    Anatomy,
-    Architecture,
-    InputUnit,
-    OuterGroup,
-    RandomInit,
-    SourceRequest,
-    StageRef,
-    group_by_pattern,
-    require_class,
-)
-from scalenet_cli.families.sources.checkpoint import Checkpoint
-from scalenet_cli.families.sources.source import Source
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.base import StageRef
 from scalenet_cli.families.timm_arguments import PREPROCESSING, check_arguments
 from scalenet_cli.families.timm_checkpoints import TimmCheckpoints
-from scalenet_cli.plan.layout import Layout
 
 # What timm initialises with, all of it in place.
 _VALUES: Final = frozenset(
@@ -47,6 +32,27 @@ _VALUES: Final = frozenset(
         torch.Tensor.fill_,
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class TimmKind:
+    """What has to be known of a timm family to find and to build its models.
+
+    Attributes:
+        name: of the family.
+        model_class: timm's class of all its models.
+        stages: where the blocks of a model are; see Family.
+        checkpoints: how its checkpoints are recognised.
+    """
+
+    name: str
+    model_class: type[nn.Module]
+    stages: Callable[[Any], tuple[StageRef, ...]]
+    checkpoints: TimmCheckpoints
+
+    def reads_tensors(self, keys: Collection[str]) -> bool:
+        """See Family."""
+        return all(sign in keys for sign in self.checkpoints.signs)
 
 
 def family_of(name: str) -> str | None:
@@ -151,118 +157,14 @@ def preprocessing(model: Any) -> dict[str, Any]:
     return {key: config[key] for key in PREPROCESSING if config.get(key) is not None}
 
 
-def timm_families() -> tuple["TimmFamily", ...]:
+def timm_families() -> tuple[TimmKind, ...]:
     """Those of the table that stand on timm, in its order."""
-    found = (one for one in families_from_the_end() if isinstance(one, TimmFamily))
+    found = (one for one in families_from_the_end() if isinstance(one, TimmKind))
     return tuple(found)[::-1]
 
 
-def timm_family(name: str) -> "TimmFamily":
+def timm_family(name: str) -> TimmKind:
     """The family of that name, which is one of timm's."""
     found = family(name)
-    assert isinstance(found, TimmFamily)
+    assert isinstance(found, TimmKind)
     return found
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TimmFamily:
-    """A family of timm models; what differs between them is given as functions and a table."""
-
-    name: str
-    model_class: type[nn.Module]
-    groups: tuple[tuple[str, OuterGroup], ...]
-    stages: Callable[[Any], tuple[StageRef, ...]]
-    anatomy: Callable[[Any], Anatomy]
-    prepare: Callable[[Any], None]
-    default_drop_path: Callable[[Any], float]
-    repair: Callable[[Any, Layout], None]
-    checkpoints: TimmCheckpoints
-    task: str = "image-classification"
-
-    @property
-    def input_unit(self) -> InputUnit:
-        """See Family."""
-        return "pixels"
-
-    @property
-    def has_classifier(self) -> bool:
-        """See Family."""
-        return True
-
-    @property
-    def takes_source_options(self) -> bool:
-        """See Family. A checkpoint file of timm's has no config."""
-        return True
-
-    def reads_config(self, config: Mapping[str, Any]) -> bool:
-        """See Family. timm's own config.json; which family it is, the name in it decides."""
-        return "architecture" in config
-
-    def open_folder(
-        self, folder: Path, config: Mapping[str, Any], request: SourceRequest
-    ) -> Source:
-        """See Family."""
-        from scalenet_cli.families.sources.timm_sources import open_timm_folder
-
-        return open_timm_folder(folder, config, request)
-
-    def reads_tensors(self, keys: Collection[str]) -> bool:
-        """See Family."""
-        return all(sign in keys for sign in self.checkpoints.signs)
-
-    def open_tensors(self, checkpoint: Checkpoint, request: SourceRequest) -> Source:
-        """See Family."""
-        from scalenet_cli.families.sources.timm_sources import open_timm_tensors
-
-        return open_timm_tensors(checkpoint, request)
-
-    def require(self, model: object) -> None:
-        """See Family."""
-        require_class(model, self.model_class, self.name)
-
-    def build(self, architecture: Architecture) -> nn.Module:
-        """See Family."""
-        return build_timm(architecture)
-
-    def group(self, key: str) -> OuterGroup | None:
-        """See Family."""
-        return group_by_pattern(key, self.groups)
-
-    def shared_objects(self, model: nn.Module) -> Sequence[object]:
-        """See Family."""
-        return ()
-
-    def drop_path(self, rate: float) -> nn.Module:
-        """See Family. timm, too, leaves an Identity where the rate is 0."""
-        return DropPath(rate) if rate > 0 else nn.Identity()
-
-    def random_init(self, model: nn.Module) -> RandomInit:
-        """Timm draws Linears and bias tables of these models with 0.02."""
-        return RandomInit(std=0.02, norm=1.0)
-
-    def replace_head(self, model: Any, num_classes: int) -> None:
-        """See Family."""
-        with torch.device("meta"):
-            model.reset_classifier(num_classes)
-
-    def checkpoint_gradients(self, model: Any) -> None:
-        """See Family. Reentrant checkpoints lose the gradients of what is tied under DDP."""
-        set_reentrant_ckpt(False)
-        model.set_grad_checkpointing(True)
-
-    def finish(self, model: nn.Module, folder: Path, files: Collection[str]) -> None:
-        """Timm computes attention masks on the device of a norm, which was meta when it built."""
-        reinit_non_persistent_buffers(model)
-
-    def save_with(self, model: nn.Module, save: Callable[..., None]) -> None:
-        """See Family. timm's models have no such method."""
-
-    def default_input_size(self, model: Any) -> int:
-        """See Family."""
-        return int(model.patch_embed.img_size[0])
-
-    def example_inputs(self, model: Any, size: int, device: str) -> dict[str, Any]:
-        """See Family."""
-        channels = model.patch_embed.proj.in_channels
-        return {"x": torch.zeros(1, channels, size, size, device=device)}

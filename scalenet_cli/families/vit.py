@@ -4,17 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from timm.models.vision_transformer import (
-    ResPostBlock,
-    VisionTransformer,
-    checkpoint_filter_fn,
-)
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer, checkpoint_filter_fn
 
 from scalenet_cli.families.base import Anatomy, OuterGroup, StageRef
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry, Shapes, head_arguments
 from scalenet_cli.families.timm_checkpoints import TimmCheckpoints
-from scalenet_cli.families.timm_models import TimmFamily
+from scalenet_cli.families.timm_family import TimmFamily
 from scalenet_cli.plan.layout import Layout
 
 _NORMS: Final = ("norm1", "norm2", "attn.q_norm", "attn.k_norm", "attn.norm", "mlp.norm")

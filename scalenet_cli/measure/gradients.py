@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -76,21 +77,27 @@ def measure_gradients(
     chunks = list(_chunks(sets, max_bytes))
     found: list[TiedGradient] = []
     for order, chunk in enumerate(chunks):
-        watched = [p for one in chunk for part in one.parts for p in part]
-        for parameter in watched:
-            parameter.requires_grad_(True)
         total = Score()
-        for done, batch in enumerate(batches, start=1):
-            loss, counted = answer(twin, batch.to(device))
-            torch.autograd.backward([loss])
-            total += counted
-            if tick is not None:
-                tick(order * len(batches) + done, len(chunks) * len(batches))
-        found += [_summed(one, total.num_targets) for one in chunk]
-        for parameter in watched:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        with _watched([p for one in chunk for part in one.parts for p in part]):
+            for done, batch in enumerate(batches, start=1):
+                loss, counted = answer(twin, batch.to(device))
+                torch.autograd.backward([loss])
+                total += counted
+                if tick is not None:
+                    tick(order * len(batches) + done, len(chunks) * len(batches))
+            found += [_summed(one, total.num_targets) for one in chunk]
     return tuple(found)
+
+
+@contextmanager
+def _watched(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Autograd keeps the gradients of these; afterwards they have none."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    yield
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+        parameter.grad = None
 
 
 def separate(model: nn.Module, family: Family) -> nn.Module:

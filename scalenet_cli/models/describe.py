@@ -9,7 +9,8 @@ from torch import nn
 from scalenet_cli.bundle.manifest import Manifest
 from scalenet_cli.bundle.read import Bundle
 from scalenet_cli.errors import ManifestUnreadable, PlanError, PlanErrors
-from scalenet_cli.families.base import Architecture, BlockDescription, Family
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.base import BlockDescription, Family
 from scalenet_cli.families.sources import Source, check_tensors, naming
 from scalenet_cli.families.sources.tensors import TORCH_NAMES
 from scalenet_cli.models.target import Target, blaming_manifest

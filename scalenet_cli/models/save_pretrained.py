@@ -73,6 +73,9 @@ class BundleSaver:
         if self._start is not None:
             with sole_writer(folder / BUNDLE):
                 write_model(self._model, self._start, tensors, folder / BUNDLE)
+        self._write_files(folder, tensors)
+
+    def _write_files(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         # Each tensor once, by its first name: Trainer's load_state_dict reaches the others by it.
         held = {key: hold(tensor.detach().cpu(), key) for key, tensor in tensors.items()}
         # Never written in place: a model may be mapped from the file that is replaced.

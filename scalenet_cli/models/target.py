@@ -20,7 +20,8 @@ from scalenet_cli.errors import (
     SurgeryError,
 )
 from scalenet_cli.families import family as find_family
-from scalenet_cli.families.base import Architecture, Family
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.base import Family
 from scalenet_cli.families.sources import HUB, Source, open_source
 from scalenet_cli.models.source_options import SourceOptions
 

@@ -4,7 +4,7 @@ All YAML that people write is read here, that of flags included: 1e-5 is a numbe
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -166,29 +166,30 @@ def _check(root: yaml.Node, name: str) -> Iterator[tuple[int, PlanSyntax]]:
         if isinstance(node, yaml.SequenceNode):
             pending.extend((child, nesting + 1) for child in node.value)
         elif isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                line = key.start_mark.line + 1
-                kind = key.tag.rpartition(":")[2]
-                if kind not in ("str", "merge"):
-                    hint = "YAML reads on, off, yes and no as booleans: put such a key in quotes"
-                    text = key.value if isinstance(key, yaml.ScalarNode) else "..."
-                    fact = f"the key `{text}` is a {kind}, not a text"
-                    yield line, PlanSyntax(fact, where=f"{name}:{line}", hint=hint)
-                elif isinstance(key, yaml.ScalarNode):
-                    # PyYAML keeps the last of two equal keys without a word.
-                    if key.value in lines:
-                        yield (
-                            line,
-                            PlanSyntax(
-                                f"the key `{key.value}` stands twice, in line {lines[key.value]} "
-                                f"and line {line}",
-                                where=f"{name}:{line}",
-                                hint="keep one of them",
-                            ),
-                        )
-                    lines.setdefault(key.value, line)
-                pending.extend(((key, nesting + 1), (value, nesting + 1)))
+            yield from _check_keys([key for key, _ in node.value], name)
+            pending.extend((child, nesting + 1) for pair in node.value for child in pair)
+
+
+def _check_keys(keys: Iterable[yaml.Node], name: str) -> Iterator[tuple[int, PlanSyntax]]:
+    """Line and error of every key of one mapping that stands twice or is no text."""
+    lines: dict[str, int] = {}
+    for key in keys:
+        line = key.start_mark.line + 1
+        kind = key.tag.rpartition(":")[2]
+        if kind not in ("str", "merge"):
+            hint = "YAML reads on, off, yes and no as booleans: put such a key in quotes"
+            text = key.value if isinstance(key, yaml.ScalarNode) else "..."
+            fact = f"the key `{text}` is a {kind}, not a text"
+            yield line, PlanSyntax(fact, where=f"{name}:{line}", hint=hint)
+        elif isinstance(key, yaml.ScalarNode):
+            # PyYAML keeps the last of two equal keys without a word.
+            if key.value in lines:
+                fact = (
+                    f"the key `{key.value}` stands twice, in line {lines[key.value]} "
+                    f"and line {line}"
+                )
+                yield line, PlanSyntax(fact, where=f"{name}:{line}", hint="keep one of them")
+            lines.setdefault(key.value, line)
 
 
 def _line(node: yaml.Node, path: YamlPath) -> int:

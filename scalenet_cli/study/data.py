@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 from scalenet_cli.errors import PlanSchema, ScalenetError
-from scalenet_cli.families.base import Architecture, Family
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.base import Family
 from scalenet_cli.models.describe import build_base
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.models.target import Target, open_checkpoint

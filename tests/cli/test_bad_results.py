@@ -8,7 +8,8 @@ import pytest
 
 from scalenet_cli import load, save
 from scalenet_cli.errors import OptionError, OutputExists
-from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalOptions, evaluate
+from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate
+from scalenet_cli.tasks.image_classification.evaluation.options import EvalOptions
 from tests.cli.finetuning import command, write_ground
 from tests.cli.helpers import USAGE, Run, refuse, snapshot, write_decoder
 

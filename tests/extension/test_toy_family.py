@@ -14,9 +14,9 @@ from scalenet_cli import count_params, inspect, load, verify
 from scalenet_cli.commands.expand import expand_checkpoint
 from scalenet_cli.errors import UnknownArchitecture
 from scalenet_cli.families import FAMILIES
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.base import (
     Anatomy,
-    Architecture,
     OuterGroup,
     RandomInit,
     SourceRequest,

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TokenizersBackend
 from typer.testing import Result
 
 from scalenet_cli import expand_checkpoint, expand_module, load, verify
-from scalenet_cli.families.base import Architecture
-from scalenet_cli.families.llama import create_decoder
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.build_decoder import create_decoder
 from tests.cli.helpers import tensors_of, write_decoder
 from tests.laws.building import make_model, randomise_instances
 from tests.models import ARCHITECTURES, TinyCase

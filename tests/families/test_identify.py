@@ -10,12 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from scalenet_cli.errors import (
-    AmbiguousArchitecture,
-    ArchitectureMismatch,
-    UnknownArchitecture,
-)
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.errors import AmbiguousArchitecture, ArchitectureMismatch, UnknownArchitecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.sources import open_source
 from scalenet_cli.families.sources.candidates import Candidate, named_by
 from scalenet_cli.families.timm_models import build_timm

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from scalenet_cli import expand_checkpoint, load, verify
 from scalenet_cli.families import family
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.plan.recipes import recipe_path
 from tests.laws.building import make_plan, sources_of, write_plan
 from tests.laws.oracle import run_in_mapping_order

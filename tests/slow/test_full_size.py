@@ -17,7 +17,7 @@ from typer.testing import Result
 
 from scalenet_cli import expand_checkpoint, load
 from scalenet_cli.families import family
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.measure.flops import count_flops
 from scalenet_cli.models.describe import stage_shapes
 from scalenet_cli.models.expand_module import expand_module
@@ -25,13 +25,7 @@ from scalenet_cli.plan.resolve import resolve_layout
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.surgery import verify_ties
 from scalenet_cli.surgery.untie import fold, untie
-from tests.laws.building import (
-    make_model,
-    make_plan,
-    randomise_instances,
-    sources_of,
-    write_plan,
-)
+from tests.laws.building import make_model, make_plan, randomise_instances, sources_of, write_plan
 from tests.laws.oracle import run_in_mapping_order
 from tests.laws.test_family_laws import TOLERANCE, block_ties, close
 from tests.models import TinyCase, logits_of

@@ -7,7 +7,7 @@ import pytest
 from timm.models import list_models, list_modules
 
 from scalenet_cli.errors import CheckpointError, UnknownArchitecture
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.sources import open_source
 from scalenet_cli.families.sources.candidates import Candidate
 from scalenet_cli.families.timm_models import build_timm, timm_families

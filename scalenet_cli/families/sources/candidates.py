@@ -10,7 +10,7 @@ import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry
 from scalenet_cli.families.sources.timm_checkpoint import find_mismatch

@@ -12,7 +12,8 @@ from scalenet_cli.errors import (
     OptionError,
     UnsupportedTensor,
 )
-from scalenet_cli.families.base import Architecture, SourceRequest
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.base import SourceRequest
 from scalenet_cli.families.decoder_configs import (
     DERIVED,
     IGNORED_SETTINGS,

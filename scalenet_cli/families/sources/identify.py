@@ -7,14 +7,15 @@ from torch import nn
 
 from scalenet_cli.errors import AmbiguousArchitecture, ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families import families_from_the_end
-from scalenet_cli.families.base import Architecture, SourceRequest
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.base import SourceRequest
 from scalenet_cli.families.sources.candidates import Candidate, choose, fitting_candidates
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry
 from scalenet_cli.families.sources.lookalikes import SUPPORTED, refuse_lookalike, refuse_unknown
 from scalenet_cli.families.sources.timm_checkpoint import find_mismatch
 from scalenet_cli.families.sources.training_options import read_options
-from scalenet_cli.families.timm_models import TimmFamily, build_timm, known_family, timm_families
+from scalenet_cli.families.timm_models import TimmKind, build_timm, known_family, timm_families
 
 Identified = tuple[Architecture, nn.Module, tuple[str, ...]]
 
@@ -48,7 +49,7 @@ def identify_timm(
 def _geometry(checkpoint: Checkpoint) -> Geometry:
     keys = checkpoint.tensors.keys()
     for other in families_from_the_end():
-        if not isinstance(other, TimmFamily) and other.reads_tensors(keys):
+        if not isinstance(other, TimmKind) and other.reads_tensors(keys):
             other.open_tensors(checkpoint, SourceRequest())
             raise ArchitectureMismatch(
                 f"the tensors are of the family {other.name}, which is none of timm's",

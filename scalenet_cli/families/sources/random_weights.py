@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.sources.source import Source
 from scalenet_cli.families.sources.tensors import hold
 
@@ -26,7 +26,7 @@ def random_decoder(architecture: Architecture, seed: int) -> Source:
     """A transformers decoder at full size with transformers' initialisation."""
     import torch
 
-    from scalenet_cli.families.llama import create_decoder
+    from scalenet_cli.families.build_decoder import create_decoder
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)

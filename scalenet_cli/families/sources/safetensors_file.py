@@ -44,15 +44,7 @@ def read_header(path: Path) -> SafetensorsFile:
         raise CheckpointNotFound("there is no such file", where=where) from None
     except OSError as error:
         raise CheckpointUnreadable(f"the file cannot be read: {error}", where=where) from None
-    try:
-        claims = parse_json(raw)
-    except ValueError as error:
-        raise CheckpointUnreadable(f"the header is not JSON: {error}", where=where) from None
-    if not isinstance(claims, dict) or not raw.startswith(b"{"):
-        raise CheckpointUnreadable("the header is no JSON object", where=where)
-    metadata = claims.get("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointUnreadable("the header's metadata are no texts", where=where)
+    claims = _parse_claims(raw, where)
     start = 8 + length
     tensors = {
         key: _tensor(path, start, size, key, claim)
@@ -62,6 +54,19 @@ def read_header(path: Path) -> SafetensorsFile:
     ordered = dict(sorted(tensors.items(), key=_place))
     _check_places(ordered, start, size, where)
     return SafetensorsFile(path, raw, ordered)
+
+
+def _parse_claims(raw: bytes, where: str) -> dict[str, Any]:
+    try:
+        claims = parse_json(raw)
+    except ValueError as error:
+        raise CheckpointUnreadable(f"the header is not JSON: {error}", where=where) from None
+    if not isinstance(claims, dict) or not raw.startswith(b"{"):
+        raise CheckpointUnreadable("the header is no JSON object", where=where)
+    metadata = claims.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointUnreadable("the header's metadata are no texts", where=where)
+    return claims
 
 
 def _tensor(path: Path, start: int, size: int, key: str, claim: Any) -> FileTensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scalenet_cli.errors import ArchitectureMismatch
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.sources.safetensors_file import SafetensorsFile
 from scalenet_cli.families.sources.tensors import SourceTensor
 

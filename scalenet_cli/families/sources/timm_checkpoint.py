@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from scalenet_cli.errors import ArchitectureMismatch, UnsupportedTensor
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.source import Source, check_tensors
 from scalenet_cli.families.sources.tensors import FLOATS, TORCH_NAMES, SourceTensor

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from scalenet_cli.errors import OptionError
-from scalenet_cli.families.base import Architecture, SourceRequest
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.base import SourceRequest
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.folder import has_weights, read_weights
 from scalenet_cli.families.sources.hub import fetch_timm_weights

@@ -128,16 +128,7 @@ def fit_classes(
         OptionError: there are more classes than that, or than any head has.
         ClassesDiffer: some classes are others, or have other outputs than in the model.
     """
-    found = _count(train)
-    needed = wanted or found or facts.num_classes
-    if needed > MAX_CLASSES:
-        raise OptionError(f"{needed:,} classes are more than {MAX_CLASSES:,}")
-    if found and needed < found:
-        raise OptionError(
-            f"--num-classes {needed} is too few: the data have {found} classes", where=train.place
-        )
-    if mapped and wanted is None:
-        needed = max(needed, facts.num_classes)
+    needed = _needed_classes(facts, train, wanted, mapped=mapped)
     new = f"the head is new: {needed} classes, and it is trained too"
     if reset or needed != facts.num_classes:
         return Head(needed, True, "new", new)
@@ -157,6 +148,18 @@ def fit_classes(
             return Head(needed, False, "assumed", note)
         case "same" | "mapped" as case:
             return Head(needed, False, case)
+
+
+def _needed_classes(facts: ImageFacts, train: Split, wanted: int | None, *, mapped: bool) -> int:
+    found = _count(train)
+    needed = wanted or found or facts.num_classes
+    if needed > MAX_CLASSES:
+        raise OptionError(f"{needed:,} classes are more than {MAX_CLASSES:,}")
+    if found and needed < found:
+        raise OptionError(
+            f"--num-classes {needed} is too few: the data have {found} classes", where=train.place
+        )
+    return max(needed, facts.num_classes) if mapped and wanted is None else needed
 
 
 def _count(train: Split) -> int | None:

@@ -1,12 +1,11 @@
 """Image classification as an entry of TASKS. What needs torch is imported where it is used."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from scalenet_cli.errors import OptionError
 from scalenet_cli.tasks.image_classification import NAME
 from scalenet_cli.tasks.image_classification.metrics import METRICS
 from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
+from scalenet_cli.tasks.image_classification.refuse_data import refuse_data
 
 if TYPE_CHECKING:
     from scalenet_cli.measure.diagnosed_model import DiagnosedModel
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
         Progress,
         Request,
     )
-
-# Of files of text, which some users give to a classifier.
-_TEXT_SUFFIXES: Final = (".jsonl", ".json", ".txt", ".parquet")
 
 # By the kind of device.
 _BENCH_BATCH: Final = {"cpu": 8, "mps": 16, "cuda": 64}
@@ -42,14 +38,7 @@ class ImageClassification:
 
     def refuse_data(self, data: str | None, dataset: str, target: str) -> None:
         """See Task."""
-        if data is None and not dataset.lower().startswith("hfds/"):
-            raise OptionError("--data is missing", hint="--data takes a folder or a .tar")
-        if data and not dataset and Path(data).suffix.lower() in _TEXT_SUFFIXES:
-            raise OptionError(
-                f"the model classifies images, but {data} is a file of text",
-                where=target,
-                hint="--data takes a folder or a .tar; language models take text",
-            )
+        refuse_data(data, dataset, target)
 
     def prepare_run(self, request: "Request", recipe: Any) -> "Parts":
         """See Task."""

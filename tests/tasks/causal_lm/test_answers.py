@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from scalenet_cli.errors import DataUnreadable, OptionError
-from scalenet_cli.tasks.causal_lm.evaluation.evaluate import LanguageOptions, evaluate_language
+from scalenet_cli.tasks.causal_lm.evaluation.evaluate import evaluate_language
+from scalenet_cli.tasks.causal_lm.evaluation.options import LanguageOptions
 from tests.tasks.causal_lm.helpers import questions, write_lines
 from tests.training.runs import slow, train
 from tests.training.texts import (

@@ -10,7 +10,7 @@ import torch
 
 from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.models.target import open_target
-from scalenet_cli.tasks.causal_lm.data.records import Record
+from scalenet_cli.tasks.causal_lm.data.record import Record
 from scalenet_cli.tasks.causal_lm.evaluation.choices import (
     Choices,
     is_question,

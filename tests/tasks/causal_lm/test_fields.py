@@ -10,7 +10,7 @@ from scalenet_cli.diagnosis.diagnose import diagnose
 from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.tasks.base import DiagnoseOptions
 from scalenet_cli.tasks.causal_lm.data.examples import ExampleMaker
-from scalenet_cli.tasks.causal_lm.data.records import Record
+from scalenet_cli.tasks.causal_lm.data.record import Record
 from tests.tasks.causal_lm.helpers import write_lines, write_model, write_tokenizer
 from tests.tasks.causal_lm.test_corpus import opened
 from tests.tasks.causal_lm.test_sequences import prepared

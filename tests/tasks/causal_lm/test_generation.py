@@ -24,11 +24,9 @@ from scalenet_cli.models.target import open_target
 from scalenet_cli.tasks.causal_lm.data.prompts import encode_prompt
 from scalenet_cli.tasks.causal_lm.data.templates import ALPACA, Template
 from scalenet_cli.tasks.causal_lm.data.tokenizers import load_tokenizer
-from scalenet_cli.tasks.causal_lm.generation.generate import (
-    GenerateOptions,
-    GenerateReport,
-    generate,
-)
+from scalenet_cli.tasks.causal_lm.generation.generate import generate
+from scalenet_cli.tasks.causal_lm.generation.options import GenerateOptions
+from scalenet_cli.tasks.causal_lm.generation.report import GenerateReport
 from scalenet_cli.tasks.causal_lm.load_model import load_language_model
 from tests.tasks.causal_lm.helpers import TEMPLATE, write_model, write_tokenizer
 from tests.training.runs import slow, train

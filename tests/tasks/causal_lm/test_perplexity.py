@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalenet_cli.errors import LossNotFinite, OptionError
-from scalenet_cli.families.base import Architecture
+from scalenet_cli.families.architecture import Architecture
+from scalenet_cli.families.build_decoder import create_decoder
 from scalenet_cli.families.decoder_configs import MODEL_TYPES
-from scalenet_cli.families.llama import create_decoder
 from scalenet_cli.models.target import open_target
-from scalenet_cli.tasks.causal_lm.data.records import Record
+from scalenet_cli.tasks.causal_lm.data.record import Record
 from scalenet_cli.tasks.causal_lm.data.tokenizers import load_tokenizer
 from scalenet_cli.tasks.causal_lm.evaluation import scoring
 from scalenet_cli.tasks.causal_lm.evaluation.perplexity import (

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from scalenet_cli.errors import DataNotFound, DataUnreadable, DownloadFailed, ScalenetError
-from scalenet_cli.tasks.causal_lm.data.records import Record, read_records, text_of
+from scalenet_cli.tasks.causal_lm.data.record import Record, text_of
+from scalenet_cli.tasks.causal_lm.data.records import read_records
 
 ROWS = [{"text": "a"}, {"text": "b\u00e9", "n": 1}]
 

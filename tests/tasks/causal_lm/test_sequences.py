@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.tasks.causal_lm.data.examples import ExampleMaker
-from scalenet_cli.tasks.causal_lm.data.records import Record
+from scalenet_cli.tasks.causal_lm.data.record import Record
 from scalenet_cli.tasks.causal_lm.data.samples import (
     IGNORED,
     TokenRows,

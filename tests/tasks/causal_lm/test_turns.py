@@ -9,7 +9,8 @@ import pytest
 from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.tasks.causal_lm.data.conversations import conversation
 from scalenet_cli.tasks.causal_lm.data.examples import ExampleMaker
-from scalenet_cli.tasks.causal_lm.data.records import Record, read_records
+from scalenet_cli.tasks.causal_lm.data.record import Record
+from scalenet_cli.tasks.causal_lm.data.records import read_records
 from tests.tasks.causal_lm.test_sequences import prepared, words
 from tests.training.texts import CHAT, write_tokenizer
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from scalenet_cli.errors import DataUnreadable
-from scalenet_cli.tasks.causal_lm.data.records import Record, text_of, whole_text
+from scalenet_cli.tasks.causal_lm.data.record import Record, text_of, whole_text
 
 Turn = Mapping[str, Any]
 

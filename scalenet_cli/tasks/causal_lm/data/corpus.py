@@ -9,13 +9,8 @@ from typing import Any, Final, final
 
 from scalenet_cli.errors import DataNotFound, OptionError
 from scalenet_cli.tasks.causal_lm.data.examples import ExampleMaker, is_plain
-from scalenet_cli.tasks.causal_lm.data.records import (
-    Record,
-    has_splits,
-    is_text_data,
-    read_records,
-    text_of,
-)
+from scalenet_cli.tasks.causal_lm.data.record import Record, text_of
+from scalenet_cli.tasks.causal_lm.data.records import has_splits, is_text_data, read_records
 from scalenet_cli.tasks.causal_lm.data.sequences import Sequences, shortfalls, tokenize
 from scalenet_cli.tasks.causal_lm.data.templates import Chosen
 from scalenet_cli.tasks.causal_lm.data.tokenizers import check_vocabulary, load_tokenizer

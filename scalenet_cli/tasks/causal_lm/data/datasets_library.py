@@ -13,9 +13,11 @@ from scalenet_cli.errors import (
     MissingExtra,
     install_hint,
 )
-from scalenet_cli.tasks.causal_lm.data.records import HUB, Record, row_record
+from scalenet_cli.tasks.causal_lm.data.record import Record, row_record
 from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES
 
+# How a reference to the hub begins.
+HUB: Final = "hf:"
 # What `save_to_disk` leaves in a folder: of several splits, and of a data set that is none.
 SEVERAL: Final = "dataset_dict.json"
 ALONE: Final = ("dataset_info.json", "state.json")

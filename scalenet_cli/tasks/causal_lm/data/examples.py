@@ -15,7 +15,7 @@ from scalenet_cli.tasks.causal_lm.data.conversations import (
     system_prompt,
 )
 from scalenet_cli.tasks.causal_lm.data.fields import UnreadFields
-from scalenet_cli.tasks.causal_lm.data.records import Record, text_of
+from scalenet_cli.tasks.causal_lm.data.record import Record, text_of
 from scalenet_cli.tasks.causal_lm.data.templates import (
     BARE,
     Template,

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any, Final, final
 
 from scalenet_cli.errors import shown
-from scalenet_cli.tasks.causal_lm.data.records import Record
+from scalenet_cli.tasks.causal_lm.data.record import Record
 
 _MAX_NAMES: Final = 12
 _MAX_NAME: Final = 60

@@ -1,15 +1,22 @@
 """Records of text with a place for messages: JSON lines, JSON, text, Parquet, Hugging Face data."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from scalenet_cli.errors import DataNotFound, DataUnreadable, MissingExtra, install_hint
 from scalenet_cli.families.sources.json_text import parse_json
+from scalenet_cli.tasks.causal_lm.data.datasets_library import (
+    ALONE,
+    HUB,
+    SAVED,
+    SEVERAL,
+    read_from_folder,
+    read_from_hub,
+)
+from scalenet_cli.tasks.causal_lm.data.record import Record, row_record, value_kind
 from scalenet_cli.training.data import TRAIN_NAMES, VAL_NAMES
 
-HUB: Final = "hf:"
 LINES: Final = (".jsonl", ".ndjson")
 SUFFIXES: Final = (*LINES, ".json", ".txt", ".parquet")
 # One record is text that a person may read; a whole file fits into memory.
@@ -20,17 +27,6 @@ _MARK: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (
     "text", "messages", "conversations", "instruction", "prompt", "query", "choices",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One object of the data. ``place`` is ``file.jsonl:17``, ``file.json[3]``, ``NAME train[5]``.
-
-    Lines are counted from 1, positions from 0.
-    """
-
-    fields: Mapping[str, Any]
-    place: str
 
 
 def read_records(data: str, split: str = "train") -> Sequence[Record]:
@@ -48,8 +44,6 @@ def read_records(data: str, split: str = "train") -> Sequence[Record]:
         MissingExtra: the package that reads this kind is not there.
     """
     if data.startswith(HUB):
-        from scalenet_cli.tasks.causal_lm.data.datasets_library import read_from_hub
-
         records: Sequence[Record] = read_from_hub(data, split)
     else:
         path = _existing(data)
@@ -66,8 +60,6 @@ def is_text_data(data: str) -> bool:
     path = Path(data)
     if not path.is_dir():
         return path.suffix.lower() in SUFFIXES
-    from scalenet_cli.tasks.causal_lm.data.datasets_library import SAVED
-
     return any(
         found.suffix.lower() in SUFFIXES or found.name in SAVED
         for folder in (path, *(part for part in path.iterdir() if part.is_dir()))
@@ -87,36 +79,6 @@ def has_splits(data: str) -> bool:
     return path.is_dir() and not _is_alone(path)
 
 
-def text_of(record: Record, name: str) -> str:
-    """One field, which has to be a text.
-
-    Raises:
-        DataUnreadable: it is missing, no text, or holds half a character.
-    """
-    value = record.fields.get(name)
-    if not isinstance(value, str):
-        found = f"is {_kind(value)}" if name in record.fields else "is missing"
-        raise DataUnreadable(
-            f"the field {name} {found}, and has to be a text",
-            where=record.place,
-            hint=f"fields of this record: {', '.join(map(str, record.fields)) or 'none'}",
-        )
-    return whole_text(value, f"the field {name}", record)
-
-
-def whole_text(text: str, name: str, record: Record) -> str:
-    """A text without half a surrogate pair, which JSON can spell and no tokenizer can read.
-
-    Raises:
-        DataUnreadable: there is one.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataUnreadable(f"{name} holds half a character", where=record.place) from None
-    return text
-
-
 def _existing(data: str) -> Path:
     path = Path(data)
     try:
@@ -134,8 +96,6 @@ def _existing(data: str) -> Path:
 
 def _is_alone(folder: Path) -> bool:
     """Whether `datasets` saved a data set here that is no split of several."""
-    from scalenet_cli.tasks.causal_lm.data.datasets_library import ALONE, SEVERAL
-
     names = {path.name for path in folder.iterdir()}
     # A file of a split goes before what `datasets` saved, as when it is read.
     files = [name for name in names - {*ALONE} if Path(name).suffix.lower() in SUFFIXES]
@@ -144,8 +104,6 @@ def _is_alone(folder: Path) -> bool:
 
 def _folder(folder: Path, split: str) -> Sequence[Record]:
     """The file of a split below a folder, or what the library `datasets` finds there."""
-    from scalenet_cli.tasks.causal_lm.data.datasets_library import SAVED, read_from_folder
-
     known = next((names for names in (TRAIN_NAMES, VAL_NAMES) if split in names), ())
     for name in (split, *known):
         for suffix in SUFFIXES:
@@ -257,28 +215,11 @@ def _parse(data: bytes, place: str) -> Any:
 def _record(value: object, place: str) -> Record:
     if not isinstance(value, dict):
         raise DataUnreadable(
-            f"a record is {_kind(value)}",
+            f"a record is {value_kind(value)}",
             where=place,
             hint='an object was expected, such as {"text": "..."}',
         )
     return Record(value, place)
-
-
-def row_record(row: Mapping[str, Any], place: str) -> Record:
-    """A row of a table. Its columns are of all rows, so that what a record has not is null there.
-
-    So it is with the objects inside.
-
-    >>> row_record({"text": "a", "tools": [{"x": 1, "y": None}], "messages": None}, "[0]").fields
-    {'text': 'a', 'tools': [{'x': 1}]}
-    """
-    return Record(_without_nulls(dict(row)), place)
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
-    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def _parquet(path: Path) -> Iterable[Record]:
@@ -296,10 +237,3 @@ def _parquet(path: Path) -> Iterable[Record]:
     except (pyarrow.ArrowException, ValueError) as error:
         raise DataUnreadable(f"no Parquet file: {error}", where=str(path)) from None
     return [row_record(row, f"{path}[{at}]") for at, row in enumerate(rows)]
-
-
-def _kind(value: object) -> str:
-    """What a JSON value is, in words."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
-    names |= {int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), f"a {type(value).__name__}")

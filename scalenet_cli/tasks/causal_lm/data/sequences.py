@@ -80,20 +80,24 @@ def tokenize(
         check_ids(tokenizer, [int(ids.max())], num_embeddings, example.place)
         num_cut += not example.is_plain and len(ids) > max_length
         num_changed += example.num_changed
-        before = len(tokens)
-        for begin in range(0, len(ids), max_length) if example.is_plain else (0,):
-            own = learned[begin : begin + max_length].copy()
-            own[0] = False  # nothing is before it that could tell it
-            if own.any():
-                tokens.append(ids[begin : begin + max_length])
-                targets.append(own)
-        num_dropped += len(tokens) == before
+        begins = range(0, len(ids), max_length) if example.is_plain else (0,)
+        parts = [slice(begin, begin + max_length) for begin in begins]
+        pieces = [(ids[part], own) for part in parts if (own := _learned(learned[part])).any()]
+        tokens += [piece for piece, _ in pieces]
+        targets += [own for _, own in pieces]
+        num_dropped += not pieces
         num_otherwise += bool(example.num_changed) and not example.targets
     if not tokens:
         raise _nothing(num_dropped, num_otherwise, max_length, where)
     bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
     joined = np.concatenate(tokens), np.concatenate(targets)
     return Sequences(*joined, bounds, num_cut, num_dropped, num_changed)
+
+
+def _learned(targets: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    own = targets.copy()
+    own[0] = False  # nothing is before it that could tell it
+    return own
 
 
 def shortfalls(found: Sequences) -> list[str]:

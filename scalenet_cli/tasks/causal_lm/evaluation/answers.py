@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from scalenet_cli.tasks.causal_lm.data.examples import ExampleMaker
-from scalenet_cli.tasks.causal_lm.data.records import Record
+from scalenet_cli.tasks.causal_lm.data.record import Record
 from scalenet_cli.tasks.causal_lm.data.sequences import Sequences, tokenize
 from scalenet_cli.tasks.causal_lm.data.templates import Chosen, Template
 from scalenet_cli.tasks.causal_lm.evaluation.scoring import Loss, Progress, Span, score

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from scalenet_cli.errors import ArchitectureMismatch, DataUnreadable
-from scalenet_cli.tasks.causal_lm.data.records import Record, text_of, whole_text
+from scalenet_cli.tasks.causal_lm.data.record import Record, text_of, whole_text
 from scalenet_cli.tasks.causal_lm.data.tokenizers import check_ids, encode_open
 from scalenet_cli.tasks.causal_lm.evaluation.scoring import Progress, Span, score
 from scalenet_cli.training.devices import Devices
@@ -126,17 +126,12 @@ def measure_choices(
     """
     questions = [read_question(record) for record in records]
     num_embeddings = len(model.get_input_embeddings().weight)
-    spans: list[Span] = []
-    num_truncated = 0
+    spans, num_truncated = list[Span](), 0
     for question in questions:
-        pairs = [split_pair(tokenizer, question.query, delimiter + c) for c in question.choices]
-        cut = [_fit(before, after, context, question.place) for before, after in pairs]
+        cut, is_truncated = _spans(tokenizer, question, context, delimiter)
         for span in cut:
             check_ids(tokenizer, span.tokens, num_embeddings, question.place)
-        num_truncated += any(
-            len(span.tokens) < len(before) + len(after)
-            for span, (before, after) in zip(cut, pairs, strict=True)
-        )
+        num_truncated += is_truncated
         spans += cut
     scores = iter(score(model, spans, devices, batch_size=batch_size, progress=progress))
     answers = [_answer(q, [next(scores) for _ in q.choices]) for q in questions]
@@ -148,6 +143,19 @@ def measure_choices(
         correct_norm=sum(answer.pick_norm == question.gold for question, answer in found),
         answers=tuple(answers),
     )
+
+
+def _spans(
+    tokenizer: Any, question: Question, context: int, delimiter: str
+) -> tuple[list[Span], bool]:
+    """What is scored of one question, a span per choice, and whether any lost its beginning."""
+    pairs = [split_pair(tokenizer, question.query, delimiter + c) for c in question.choices]
+    cut = [_fit(before, after, context, question.place) for before, after in pairs]
+    is_truncated = any(
+        len(span.tokens) < len(before) + len(after)
+        for span, (before, after) in zip(cut, pairs, strict=True)
+    )
+    return cut, is_truncated
 
 
 def split_pair(tokenizer: Any, query: str, continuation: str) -> tuple[list[int], list[int]]:

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from scalenet_cli.errors import DataUnreadable, OptionError
 from scalenet_cli.tasks.causal_lm.data.corpus import evaluation_records, longest
+from scalenet_cli.tasks.causal_lm.data.datasets_library import HUB
 from scalenet_cli.tasks.causal_lm.data.examples import has_answer
 from scalenet_cli.tasks.causal_lm.data.fields import UnreadFields
-from scalenet_cli.tasks.causal_lm.data.records import HUB, Record, text_of
+from scalenet_cli.tasks.causal_lm.data.record import Record, text_of
 from scalenet_cli.tasks.causal_lm.evaluation.answers import Prepared, prepare_answers
 from scalenet_cli.tasks.causal_lm.evaluation.choices import FIELDS, is_question, read_question
 from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel
 
 if TYPE_CHECKING:
-    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import LanguageEvaluation
+    from scalenet_cli.tasks.causal_lm.evaluation.options import LanguageEvaluation
 
 Kind = Literal["texts", "questions", "answers"]
 

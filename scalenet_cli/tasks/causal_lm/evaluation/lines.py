@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from scalenet_cli.reports.printable import printable
-from scalenet_cli.tasks.causal_lm.evaluation.evaluate import (
+from scalenet_cli.tasks.causal_lm.evaluation.report import (
     AnswerReport,
     ChoiceReport,
     LanguageReport,

@@ -134,6 +134,10 @@ def run_tasks(
             log_samples=False,
             apply_chat_template=apply_chat_template,
         )
+    return _all_scores(found)
+
+
+def _all_scores(found: Mapping[str, Any]) -> list[TaskScores]:
     shots, samples = found["n-shot"], found["n-samples"]
     return [
         _scores(name, values, samples.get(name, {}), shots.get(name))

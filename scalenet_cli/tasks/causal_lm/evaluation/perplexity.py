@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from scalenet_cli.errors import DataUnreadable, OptionError
-from scalenet_cli.tasks.causal_lm.data.records import Record, text_of
+from scalenet_cli.tasks.causal_lm.data.record import Record, text_of
 from scalenet_cli.tasks.causal_lm.data.tokenizers import check_ids
 from scalenet_cli.tasks.causal_lm.evaluation.scoring import Loss, Progress, Span, score
 from scalenet_cli.training.devices import Devices
@@ -102,22 +102,17 @@ def measure_perplexity(
     """
     texts = [text_of(record, "text") for record in records]
     num_embeddings = len(model.get_input_embeddings().weight)
-    spans: list[Span] = []
-    lengths, num_bytes, num_windowed = [], 0, 0
+    spans, lengths, num_bytes, num_windowed = list[Span](), list[int](), 0, 0
     for record, text, ids in zip(records, texts, encode(tokenizer, texts), strict=True):
         check_ids(tokenizer, ids, num_embeddings, record.place)
-        own = [
-            Span(ids[begin:end], range(first - begin, end - begin), record.place)
-            for begin, end, first in split_windows(len(ids), windows)
-        ]
+        own = _spans(ids, windows, record.place)
         spans += own
         lengths.append(len(ids))
         num_windowed += len(own) > 1
         num_bytes += len(text.encode()) if own else 0
     if not spans:
-        raise DataUnreadable(
-            f"none of {len(records)} documents has two tokens or more", where=records[0].place
-        )
+        fact = f"none of {len(records)} documents has two tokens or more"
+        raise DataUnreadable(fact, where=records[0].place)
     scores = score(model, spans, devices, batch_size=batch_size, progress=progress)
     return Perplexity(
         num_documents=len(records),
@@ -128,6 +123,13 @@ def measure_perplexity(
         num_bytes=num_bytes,
         loss_sum=-math.fsum(scores),
     )
+
+
+def _spans(ids: list[int], windows: Windows, place: str) -> list[Span]:
+    return [
+        Span(ids[begin:end], range(first - begin, end - begin), place)
+        for begin, end, first in split_windows(len(ids), windows)
+    ]
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:

@@ -12,23 +12,20 @@ from scalenet_cli.models.target import use_target
 from scalenet_cli.tasks.causal_lm.evaluation.answers import measure_answers
 from scalenet_cli.tasks.causal_lm.evaluation.choices import measure_choices
 from scalenet_cli.tasks.causal_lm.evaluation.data import Data, prepared, read_data, require_metrics
-from scalenet_cli.tasks.causal_lm.evaluation.evaluate import (
-    AnswerReport,
-    ChoiceReport,
-    LanguageReport,
-    PerplexityReport,
-    TaskReport,
-)
 from scalenet_cli.tasks.causal_lm.evaluation.lm_eval_tasks import (
     check_tasks,
     require_chat_template,
     run_tasks,
 )
 from scalenet_cli.tasks.causal_lm.evaluation.perplexity import choose_windows, measure_perplexity
-from scalenet_cli.tasks.causal_lm.load_model import (
-    OpenedLanguageModel,
-    load_language_model,
+from scalenet_cli.tasks.causal_lm.evaluation.report import (
+    AnswerReport,
+    ChoiceReport,
+    LanguageReport,
+    PerplexityReport,
+    TaskReport,
 )
+from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, load_language_model
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.failures import explained
@@ -36,7 +33,7 @@ from scalenet_cli.training.join_ranks import joined, require_same_evaluation
 
 if TYPE_CHECKING:
     from scalenet_cli.tasks.base import Progress
-    from scalenet_cli.tasks.causal_lm.evaluation.evaluate import LanguageEvaluation, LanguageOptions
+    from scalenet_cli.tasks.causal_lm.evaluation.options import LanguageEvaluation, LanguageOptions
 
 
 @dataclass(frozen=True, slots=True)

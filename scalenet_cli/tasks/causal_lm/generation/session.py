@@ -9,7 +9,7 @@ from scalenet_cli.models.target import use_target
 from scalenet_cli.tasks.causal_lm.data.prompts import encode_prompt
 from scalenet_cli.tasks.causal_lm.data.templates import BARE, Chosen, choose_template
 from scalenet_cli.tasks.causal_lm.data.tokenizers import check_ids
-from scalenet_cli.tasks.causal_lm.generation.generate import GenerateReport
+from scalenet_cli.tasks.causal_lm.generation.report import GenerateReport
 from scalenet_cli.tasks.causal_lm.generation.sampling import Sampling, generate_text
 from scalenet_cli.tasks.causal_lm.load_model import OpenedLanguageModel, load_language_model
 from scalenet_cli.training.devices import find_device
@@ -17,7 +17,7 @@ from scalenet_cli.training.failures import explained
 from scalenet_cli.training.world import require_single
 
 if TYPE_CHECKING:
-    from scalenet_cli.tasks.causal_lm.generation.generate import GenerateOptions, Listener
+    from scalenet_cli.tasks.causal_lm.generation.options import GenerateOptions, Listener
 
 
 def run_generation(
@@ -40,12 +40,6 @@ def run_generation(
     asked = BARE.format(instruction=prompt) if is_instruction else prompt
     ids = encode_prompt(opened.tokenizer, asked, template, system=how.system)
     left = _room(opened, ids)
-    notes = [*opened.notes, *told]
-    if left < how.max_new_tokens:
-        notes.append(
-            f"the context has room for {left} new tokens, not for {how.max_new_tokens}: "
-            f"{opened.num_positions} without the prompt's {len(ids)}"
-        )
     sampling = Sampling(
         min(how.max_new_tokens, left), how.temperature, how.top_p, how.top_k, how.seed
     )
@@ -64,7 +58,7 @@ def run_generation(
         prompt_tokens=len(ids),
         template=template,
         stopped="end" if found.ended else "length",
-        notes=tuple(notes),
+        notes=(*opened.notes, *told, *_shortage(opened, ids, left, how.max_new_tokens)),
     )
 
 
@@ -77,6 +71,18 @@ def _template(
     chosen = choose_template(opened.tokenizer, opened.template, otherwise="none")
     told = f"the prompt's template is {chosen}, as in training; --template chooses another"
     return chosen, (told,)
+
+
+def _shortage(
+    opened: OpenedLanguageModel, ids: list[int], left: int, wanted: int
+) -> tuple[str, ...]:
+    """A note, where the context ends before as many tokens as were wanted."""
+    if left >= wanted:
+        return ()
+    return (
+        f"the context has room for {left} new tokens, not for {wanted}: "
+        f"{opened.num_positions} without the prompt's {len(ids)}",
+    )
 
 
 def _room(opened: OpenedLanguageModel, ids: list[int]) -> int:

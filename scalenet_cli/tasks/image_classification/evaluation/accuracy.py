@@ -98,6 +98,17 @@ def evaluate(
             if observe is not None:
                 observe(batch.indices, targets, logits)
     seconds = time.perf_counter() - started
+    return _add_ranks(devices, sums, corrupt, seconds)
+
+
+def _add_ranks(
+    devices: Devices, sums: torch.Tensor, corrupt: list[Skipped], seconds: float
+) -> Evaluation:
+    """The evaluation of all ranks.
+
+    Raises:
+        DataUnreadable: nothing was left to count.
+    """
     total = devices.sum(sums.to(devices.device) if devices.device.type == "cuda" else sums)
     num_samples, correct1, correct5, loss_sum = total.tolist()
     everywhere = tuple(one for part in devices.gather(corrupt) for one in part)

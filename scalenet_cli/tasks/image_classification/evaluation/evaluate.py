@@ -1,93 +1,19 @@
 """``scalenet eval``."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
-
-from pydantic import Field
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.models.source_options import SourceOptions
-from scalenet_cli.reports.base import HeadClasses, Report
-from scalenet_cli.tasks.base import Device, EvalRequest, EvalResult, Precision, Progress
+from scalenet_cli.tasks.base import EvalRequest, EvalResult, Progress
+from scalenet_cli.tasks.image_classification.evaluation.options import (
+    CONFUSION,
+    PREDICTIONS,
+    EvalOptions,
+)
+from scalenet_cli.tasks.image_classification.evaluation.report import EvalReport
 from scalenet_cli.tasks.image_classification.options import EvalFlags
-from scalenet_cli.tasks.image_classification.task import IMAGE_CLASSIFICATION
+from scalenet_cli.tasks.image_classification.refuse_data import refuse_data
 from scalenet_cli.tasks.result_files import PARQUET, check_result_file
-
-CONFUSION: Final = "--confusion"
-PREDICTIONS: Final = "--predictions"
-
-
-@dataclass(frozen=True, slots=True)
-class EvalOptions:
-    """Which samples, how to prepare and run them, and which files to write.
-
-    ``dataset`` is timm's name of a data set, empty for folders and tars. ``preprocessing`` has
-    timm's names (``mean``, ``std``, ``interpolation``, ``crop_pct``, ``crop_mode``,
-    ``input_size``) and overrides the model's own. ``workers`` is by default what the machine has,
-    at most 8. A limit takes evenly spaced samples.
-    """
-
-    split: str = "validation"
-    dataset: str = ""
-    class_map: str | None = None
-    limit: int | None = None
-    batch_size: int = 256
-    workers: int | None = None
-    skip_corrupt: bool = False
-    device: Device = "auto"
-    precision: Precision = "fp32"
-    channels_last: bool = False
-    compile: bool = False
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    confusion: str | Path | None = None
-    predictions: str | Path | None = None
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        least = {"limit": 1, "batch_size": 1, "workers": 0}
-        found = {"limit": self.limit, "batch_size": self.batch_size, "workers": self.workers}
-        for name, value in found.items():
-            if value is not None and value < least[name]:
-                raise OptionError(f"{name} is {value}, and has to be at least {least[name]}")
-
-
-class CorruptImage(Report):
-    """An image that was left out."""
-
-    name: str = Field(description="its path in the data")
-    reason: str = Field(description="what the decoder says")
-
-
-class EvalReport(Report):
-    """What a model answers to the images of one split."""
-
-    target: str = Field(description="as it was given")
-    data: str = Field(description="the folder, file or data set that was read")
-    architecture: str = Field(description="timm's name")
-    num_images: int = Field(description="images that were counted, each once")
-    num_corrupt: int = Field(description="images that were left out, with `--skip-corrupt`")
-    num_classes: int = Field(description="outputs of the model")
-    classes: HeadClasses = Field(
-        description="`same`: the names of the data's classes are the model's; `mapped`: by a class "
-        "map; `assumed`: names do not tell"
-    )
-    correct1: int = Field(description="images whose target has the highest logit")
-    correct5: int = Field(description="images whose target is among the five highest logits")
-    top1: float = Field(description="per cent")
-    top5: float = Field(description="per cent; of fewer than five classes all are among the five")
-    loss: float = Field(description="mean cross entropy, computed in float64 of the logits")
-    seconds: float = Field(description="of the main process, reading and decoding included")
-    images_per_second: float = Field(description="`num_images` / `seconds`, of all processes")
-    device: str = Field(description="kind of device")
-    num_processes: int = Field(description="processes that shared the images")
-    precision: Precision = Field(description="of autocast")
-    batch_size: int = Field(description="images of one process at a time")
-    preprocessing: dict[str, Any] = Field(description="as it was applied, with timm's names")
-    corrupt: tuple[CorruptImage, ...] = Field(description="the images that were left out")
-    files: tuple[str, ...] = Field(description="what was written")
-    notes: tuple[str, ...] = Field(description="decisions that the user should hear of")
 
 
 def evaluate(
@@ -108,7 +34,7 @@ def evaluate(
     """
     how, options = how or EvalOptions(), options or SourceOptions()
     place = None if data is None else str(data)
-    IMAGE_CLASSIFICATION.refuse_data(place, how.dataset, str(target))
+    refuse_data(place, how.dataset, str(target))
     files = {
         CONFUSION: (how.confusion, (".csv", ".json")),
         PREDICTIONS: (how.predictions, (".csv", PARQUET)),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from scalenet_cli.reports.printable import printable
-from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalReport
+from scalenet_cli.tasks.image_classification.evaluation.report import EvalReport
 
 _SHOWN: Final = 20
 

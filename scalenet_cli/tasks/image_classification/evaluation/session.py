@@ -24,22 +24,13 @@ from scalenet_cli.tasks.image_classification.data.samples import (
 )
 from scalenet_cli.tasks.image_classification.data.splits import Split, open_split
 from scalenet_cli.tasks.image_classification.evaluation.accuracy import Evaluation, evaluate
-from scalenet_cli.tasks.image_classification.evaluation.evaluate import (
-    CONFUSION,
-    CorruptImage,
-    EvalReport,
-)
 from scalenet_cli.tasks.image_classification.evaluation.guessing import guessed_share, is_guessing
+from scalenet_cli.tasks.image_classification.evaluation.options import CONFUSION
 from scalenet_cli.tasks.image_classification.evaluation.predictions import Predictions, Recorder
+from scalenet_cli.tasks.image_classification.evaluation.report import CorruptImage, EvalReport
 from scalenet_cli.tasks.image_classification.head import check_classes, image_channels
 from scalenet_cli.tasks.image_classification.load_model import OpenedModel, load_classifier
-from scalenet_cli.tasks.result_files import (
-    PARQUET,
-    Row,
-    write_confusion,
-    write_csv,
-    write_parquet,
-)
+from scalenet_cli.tasks.result_files import PARQUET, Row, write_confusion, write_csv, write_parquet
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
@@ -50,7 +41,7 @@ from scalenet_cli.training.world import this_world
 
 if TYPE_CHECKING:
     from scalenet_cli.tasks.base import Progress
-    from scalenet_cli.tasks.image_classification.evaluation.evaluate import EvalOptions
+    from scalenet_cli.tasks.image_classification.evaluation.options import EvalOptions
 
 _MAX_CONFUSION: Final = 5000
 _MAX_WORKERS: Final = 8

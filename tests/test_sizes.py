@@ -1,0 +1,68 @@
+"""How large files and functions may be; what is too large today is listed, and only shrinks."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import scalenet_cli
+
+PACKAGE = Path(scalenet_cli.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_FILE, MAX_FUNCTION, MAX_COMMANDS = 300, 40, 2000
+# The error tree is drawn in one piece.
+LARGE_FILES = {"errors.py"}
+# To be taken apart; a name that is no longer too long has to go.
+LONG_FUNCTIONS = {
+    # One argument per option, of which it makes records.
+    "cli/finetune.py:_finetune",
+    # What writes files and trains.
+    "bundle/staging.py:check_output",
+    "bundle/trained.py:write_trained",
+    "training/devices.py:open_devices",
+    "training/run_training.py:_train",
+}
+
+
+def num_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def long_functions(source: str, *, declares_options: bool = False) -> Iterator[str]:
+    """Functions of more lines than allowed.
+
+    Where parameters are the command line's options, with their help, only the body counts.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            first = node.body[0].lineno if declares_options else node.lineno
+            if node.end_lineno - first + 1 > MAX_FUNCTION:
+                yield node.name
+
+
+def test_files_are_short() -> None:
+    found = {p.relative_to(PACKAGE).as_posix() for p in FILES if num_lines(p) > MAX_FILE}
+    assert found == LARGE_FILES
+
+
+def test_the_commands_are_short() -> None:
+    assert sum(map(num_lines, (PACKAGE / "commands").rglob("*.py"))) <= MAX_COMMANDS
+
+
+def test_functions_are_short() -> None:
+    found = set()
+    for path in FILES:
+        place = path.relative_to(PACKAGE).as_posix()
+        names = long_functions(path.read_text(), declares_options=place.startswith("cli/"))
+        found |= {f"{place}:{name}" for name in names}
+    assert found == LONG_FUNCTIONS
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_planted_long_function_is_found(extra: int) -> None:
+    body = "    x = 1\n" * (MAX_FUNCTION - 1 + extra)
+    assert list(long_functions(f"def f() -> None:\n{body}")) == ["f"] * extra
+    assert not list(long_functions(f"def f() -> None:\n{body}", declares_options=True))
+    assert list(long_functions(f"class C:\n  def f(\n    self):\n{body}")) == ["f"]
