@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from scalenet_cli.study.compare import CompareOptions as CompareOptions
     from scalenet_cli.study.compare import compare as compare
     from scalenet_cli.surgery.ties import ties as ties
-    from scalenet_cli.tasks.base import DiagnoseOptions as DiagnoseOptions
-    from scalenet_cli.tasks.base import FinetuneOptions as FinetuneOptions
     from scalenet_cli.tasks.causal_lm.evaluation.evaluate import (
         evaluate_language as evaluate_language,
     )
@@ -47,6 +45,8 @@ if TYPE_CHECKING:
     )
     from scalenet_cli.tasks.image_classification.recipe import ImageRecipe as ImageRecipe
     from scalenet_cli.tasks.recipes import load_training_recipe as load_training_recipe
+    from scalenet_cli.tasks.requests import DiagnoseOptions as DiagnoseOptions
+    from scalenet_cli.tasks.requests import FinetuneOptions as FinetuneOptions
     from scalenet_cli.training.data import DataOptions as DataOptions
     from scalenet_cli.training.run_training import Work as Work
 
@@ -54,11 +54,11 @@ _EXPORTS: Final = {
     "BenchOptions": "benchmark.options",
     "CompareOptions": "study.compare",
     "DataOptions": "training.data",
-    "DiagnoseOptions": "tasks.base",
+    "DiagnoseOptions": "tasks.requests",
     "EvalOptions": "tasks.image_classification.evaluation.options",
     "ExpandReport": "commands.expand_report",
     "ExpansionPlan": "plan.schema",
-    "FinetuneOptions": "tasks.base",
+    "FinetuneOptions": "tasks.requests",
     "GenerateOptions": "tasks.causal_lm.generation.options",
     "ImageRecipe": "tasks.image_classification.recipe",
     "LanguageOptions": "tasks.causal_lm.evaluation.options",

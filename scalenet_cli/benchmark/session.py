@@ -31,7 +31,7 @@ from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.reports.spread import Spread
 from scalenet_cli.tasks import find_task
-from scalenet_cli.tasks.base import BenchRequest
+from scalenet_cli.tasks.requests import BenchRequest
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.devices import DTYPES
 from scalenet_cli.training.failures import explained

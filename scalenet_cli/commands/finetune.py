@@ -16,7 +16,7 @@ from scalenet_cli.models.load import load_bundle
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.reports.base import HeadClasses, Report
 from scalenet_cli.tasks import find_metric, find_task
-from scalenet_cli.tasks.base import FinetuneOptions
+from scalenet_cli.tasks.requests import FinetuneOptions
 from scalenet_cli.training.compiling import compiling
 from scalenet_cli.training.contents import require_same_contents
 from scalenet_cli.training.curves import draw_curves

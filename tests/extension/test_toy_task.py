@@ -35,7 +35,8 @@ from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.reports.base import Report
 from scalenet_cli.reports.metrics import Metric
 from scalenet_cli.tasks import TASKS
-from scalenet_cli.tasks.base import (
+from scalenet_cli.tasks.options import TaskOptions
+from scalenet_cli.tasks.requests import (
     BenchRequest,
     DataRequest,
     Diagnosis,
@@ -46,7 +47,6 @@ from scalenet_cli.tasks.base import (
     Progress,
     Request,
 )
-from scalenet_cli.tasks.options import TaskOptions
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.order import epoch_order

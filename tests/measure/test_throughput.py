@@ -18,7 +18,7 @@ from scalenet_cli.models.describe import describe
 from scalenet_cli.models.target import open_target
 from scalenet_cli.plan.load import load_plan
 from scalenet_cli.tasks import find_task
-from scalenet_cli.tasks.base import BenchRequest
+from scalenet_cli.tasks.requests import BenchRequest
 from tests.conftest import PLAN
 from tests.models import ARCHITECTURES
 

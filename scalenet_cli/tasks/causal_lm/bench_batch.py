@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.measure.throughput import Work
-from scalenet_cli.tasks.base import BenchRequest
+from scalenet_cli.tasks.requests import BenchRequest
 
 
 def make_tokens(request: BenchRequest) -> Work:

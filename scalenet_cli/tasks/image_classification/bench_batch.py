@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from scalenet_cli.measure.throughput import Work
-from scalenet_cli.tasks.base import BenchRequest
+from scalenet_cli.tasks.requests import BenchRequest
 
 
 def make_images(request: BenchRequest) -> Work:

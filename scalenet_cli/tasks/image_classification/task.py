@@ -10,13 +10,13 @@ from scalenet_cli.tasks.image_classification.refuse_data import refuse_data
 if TYPE_CHECKING:
     from scalenet_cli.measure.diagnosed_model import DiagnosedModel
     from scalenet_cli.measure.throughput import Work as BenchWork
-    from scalenet_cli.tasks.base import (
+    from scalenet_cli.tasks.base import OpenedData
+    from scalenet_cli.tasks.requests import (
         BenchRequest,
         DataRequest,
         Diagnosis,
         EvalRequest,
         EvalResult,
-        OpenedData,
         Parts,
         Progress,
         Request,
