@@ -49,6 +49,7 @@ from scalenet_cli.tasks.requests import (
 )
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
+from scalenet_cli.training.objective import Loss
 from scalenet_cli.training.order import epoch_order
 from scalenet_cli.training.run_record import RunRecord, SplitRecord
 from scalenet_cli.training.run_training import Work
@@ -136,7 +137,7 @@ class Regression:
         self, run: Run, batch: Batch, device: torch.device, *, epoch: int, purpose: str
     ) -> Any:
         seed_everything(self._recipe.seed, purpose)
-        return F.mse_loss(run(batch.images.to(device))[:, 0], batch.targets.to(device))
+        return Loss(F.mse_loss(run(batch.images.to(device))[:, 0], batch.targets.to(device)))
 
     def remarks(self, before: float, trained: Collection[Any]) -> tuple[str, ...]:
         return ()
