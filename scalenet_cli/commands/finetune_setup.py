@@ -84,7 +84,7 @@ def _set_up(
     refuse_other_tasks("finetune", given, kind, str(source.folder))
     parts = find_task(kind).prepare_run(request, recipe)
     if going_on:
-        folder.require_same(parts.record, recipe)
+        folder.require_same(parts.record, recipe, parts.task)
     check_batch(recipe, parts.task, devices, options.work)
     subject = parts.subject()
     notes = parts.notes

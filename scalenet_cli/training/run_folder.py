@@ -35,6 +35,7 @@ from scalenet_cli.files.output_parts import (
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.training import DEFAULT_TASK, Recipe
 from scalenet_cli.training.run_record import FORMAT, RunRecord, compare_records
+from scalenet_cli.training.training_task import Task
 
 MAX_RECORD_BYTES: Final = 100_000_000
 
@@ -144,14 +145,16 @@ class RunFolder:
         """The bundle that the run started from."""
         return open_bundle(self.start)
 
-    def require_same(self, record: RunRecord, recipe: Recipe) -> None:
+    def require_same(self, record: RunRecord, recipe: Recipe, task: Task) -> None:
         """A run goes on with what it began with, or not at all.
 
         Raises:
             RunDiffers: lists every difference.
         """
         changed = differences(self.recipe(type(recipe)), recipe)
-        found, advice = compare_records(self.record(), record)
+        found, advice = compare_records(
+            self.record(), record, options=task.same_options, bundle_name=task.bundle_name
+        )
         if changed:
             advice = ("leave out what changes the recipe", *advice)
         if changed or found:

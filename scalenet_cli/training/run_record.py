@@ -1,26 +1,15 @@
 """What a run was started with, and how a resumed one differs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from scalenet_cli.plan.schema import Strict
-from scalenet_cli.plan.training import CurrentName, TaskName
+from scalenet_cli.plan.training import DEFAULT_TASK, CurrentName, TaskName
 from scalenet_cli.training.contents import DataContents
 
 FORMAT: Final = 1
-# Options beside --data that decide samples and head; the recipe of the run does not keep them.
-_SAME: Final[Mapping[TaskName, tuple[str, ...]]] = {
-    "image-classification": (
-        "--limit-train",
-        "--limit-val",
-        "--class-map",
-        "--num-classes",
-        "--reset-head",
-    ),
-    "causal-lm": ("--limit-train", "--limit-val", "--val-data"),
-}
 
 
 class SplitRecord(Strict):
@@ -41,7 +30,7 @@ class RunRecord(Strict):
     bundle: str = Field(description="digest of the manifest that the run started from")
     train: SplitRecord
     val: SplitRecord
-    task: Annotated[TaskName, CurrentName] = "image-classification"
+    task: Annotated[TaskName, CurrentName] = DEFAULT_TASK
     num_classes: int | None = Field(None, description="of an image classifier")
     new_head: bool = False
     classes: dict[str, int] = Field(default_factory=dict)
@@ -50,19 +39,23 @@ class RunRecord(Strict):
     digest: str | None = Field(None, description="of all the rest, see digest_content")
 
 
-def compare_records(old: RunRecord, new: RunRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def compare_records(
+    old: RunRecord, new: RunRecord, *, options: Sequence[str], bundle_name: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """How a resumed run differs from its beginning, and what the user should do about it.
+
+    ``options`` decide samples and head beside --data, and no recipe keeps them; ``bundle_name``
+    says what the bundle's digest covers.
 
     The run keeps its recipe; bundle and data have to be named again.
     """
     found = [*_other_data(old, new), *_other_head(old, new)]
     if old.bundle != new.bundle:
-        name = "bundle" if new.task == "image-classification" else "bundle or tokenizer"
-        found.append(f"{name}: digest {old.bundle[:12]} -> {new.bundle[:12]}")
+        found.append(f"{bundle_name}: digest {old.bundle[:12]} -> {new.bundle[:12]}")
     if not found:
         return (), ()
-    options = ", ".join(_SAME[new.task])
-    advice = f"repeat the bundle, the data and those of {options} that the run was started with"
+    named = f" and those of {', '.join(options)}" if options else ""
+    advice = f"repeat the bundle, the data{named} that the run was started with"
     return tuple(found), (advice,)
 
 

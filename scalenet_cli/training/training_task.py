@@ -48,6 +48,10 @@ class Task(Protocol):
     larger_is_better: ClassVar[bool]
     # Every micro-batch has as many targets as any other: its share of a step is known beforehand.
     even: ClassVar[bool]
+    # Options beside --data that decide samples and head, and no recipe keeps: a resumed run has to
+    # be given them again. And what the digest of a run's bundle covers, for messages.
+    same_options: ClassVar[tuple[str, ...]]
+    bundle_name: ClassVar[str]
     # Processes that load data, unless the user says how many.
     default_workers: ClassVar[int]
 

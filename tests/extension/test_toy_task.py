@@ -109,7 +109,6 @@ class Regression:
     default_workers: ClassVar[int] = 0
     same_options: ClassVar[tuple[str, ...]] = ()
     bundle_name: ClassVar[str] = "bundle"
-    layer_decay: ClassVar[float | None] = None
 
     def __init__(self, recipe: Recipe, train: Pixels, val: Pixels, place: str) -> None:
         self._recipe, self.training, self.validation = recipe, train, val

@@ -45,6 +45,8 @@ class LanguageTask:
     larger_is_better: ClassVar[bool] = False
     even: ClassVar[bool] = False
     default_workers: ClassVar[int] = 0
+    bundle_name: ClassVar[str] = "bundle or tokenizer"
+    same_options: ClassVar[tuple[str, ...]] = ("--limit-train", "--limit-val", "--val-data")
 
     def __init__(self, recipe: LanguageRecipe, corpus: Corpus, *, place: str) -> None:
         self._recipe = recipe

@@ -47,6 +47,10 @@ class ImageTask:
     larger_is_better: ClassVar[bool] = True
     even: ClassVar[bool] = True
     default_workers: ClassVar[int] = 4
+    bundle_name: ClassVar[str] = "bundle"
+    same_options: ClassVar[tuple[str, ...]] = (
+        "--limit-train", "--limit-val", "--class-map", "--num-classes", "--reset-head",
+    )  # fmt: skip
 
     def __init__(
         self,
