@@ -159,10 +159,11 @@ def recipe_keys() -> str:
 
 def training_keys(task: str) -> str:
     """The keys of all training recipes, or a task's own, with their flags of ``finetune``."""
-    from scalenet_cli.plan.training import RECIPES, TrainingRecipe
+    from scalenet_cli.plan.training import TrainingRecipe
+    from scalenet_cli.tasks.recipes import recipe_table
 
     common = TrainingRecipe.model_fields
-    recipe = TrainingRecipe if task == "common" else RECIPES[task]
+    recipe = TrainingRecipe if task == "common" else recipe_table()[task]
     own = [
         name
         for name, field in recipe.model_fields.items()

@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     from scalenet_cli.models.source_options import SourceOptions as SourceOptions
     from scalenet_cli.plan.load import load_plan as load_plan
     from scalenet_cli.plan.load import parse_plan as parse_plan
-    from scalenet_cli.plan.load_training import load_training_recipe as load_training_recipe
     from scalenet_cli.plan.schema import ExpansionPlan as ExpansionPlan
-    from scalenet_cli.plan.training import ImageRecipe as ImageRecipe
-    from scalenet_cli.plan.training import LanguageRecipe as LanguageRecipe
     from scalenet_cli.study.compare import CompareOptions as CompareOptions
     from scalenet_cli.study.compare import compare as compare
     from scalenet_cli.surgery.ties import ties as ties
-    from scalenet_cli.tasks.base import DiagnoseOptions as DiagnoseOptions
-    from scalenet_cli.tasks.base import FinetuneOptions as FinetuneOptions
     from scalenet_cli.tasks.causal_lm.evaluation.evaluate import (
         evaluate_language as evaluate_language,
     )
     from scalenet_cli.tasks.causal_lm.evaluation.options import LanguageOptions as LanguageOptions
     from scalenet_cli.tasks.causal_lm.generation.generate import generate as generate
     from scalenet_cli.tasks.causal_lm.generation.options import GenerateOptions as GenerateOptions
+    from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe as LanguageRecipe
     from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate as evaluate
     from scalenet_cli.tasks.image_classification.evaluation.options import (
         EvalOptions as EvalOptions,
     )
+    from scalenet_cli.tasks.image_classification.recipe import ImageRecipe as ImageRecipe
+    from scalenet_cli.tasks.recipes import load_training_recipe as load_training_recipe
+    from scalenet_cli.tasks.requests import DiagnoseOptions as DiagnoseOptions
+    from scalenet_cli.tasks.requests import FinetuneOptions as FinetuneOptions
     from scalenet_cli.training.data import DataOptions as DataOptions
     from scalenet_cli.training.run_training import Work as Work
 
@@ -54,15 +54,15 @@ _EXPORTS: Final = {
     "BenchOptions": "benchmark.options",
     "CompareOptions": "study.compare",
     "DataOptions": "training.data",
-    "DiagnoseOptions": "tasks.base",
+    "DiagnoseOptions": "tasks.requests",
     "EvalOptions": "tasks.image_classification.evaluation.options",
     "ExpandReport": "commands.expand_report",
     "ExpansionPlan": "plan.schema",
-    "FinetuneOptions": "tasks.base",
+    "FinetuneOptions": "tasks.requests",
     "GenerateOptions": "tasks.causal_lm.generation.options",
-    "ImageRecipe": "plan.training",
+    "ImageRecipe": "tasks.image_classification.recipe",
     "LanguageOptions": "tasks.causal_lm.evaluation.options",
-    "LanguageRecipe": "plan.training",
+    "LanguageRecipe": "tasks.causal_lm.recipe",
     "ScalenetError": "errors",
     "SourceOptions": "models.source_options",
     "Work": "training.run_training",
@@ -81,7 +81,7 @@ _EXPORTS: Final = {
     "inspect": "commands.inspection",
     "load": "models.load",
     "load_plan": "plan.load",
-    "load_training_recipe": "plan.load_training",
+    "load_training_recipe": "tasks.recipes",
     "parse_plan": "plan.load",
     "save": "models.save",
     "ties": "surgery.ties",

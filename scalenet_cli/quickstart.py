@@ -103,9 +103,9 @@ def _train(
         bundle = Path(folder) / "bundle"
         expand_checkpoint(str(checkpoint), "quickstart/x2", bundle)
         from scalenet_cli.commands.finetune import finetune
-        from scalenet_cli.tasks.base import FinetuneOptions
         from scalenet_cli.tasks.image_classification.evaluation.evaluate import evaluate
         from scalenet_cli.tasks.image_classification.evaluation.options import EvalOptions
+        from scalenet_cli.tasks.requests import FinetuneOptions
         from scalenet_cli.training.data import DataOptions
         from scalenet_cli.training.run_training import Work
 

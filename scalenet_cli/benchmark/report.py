@@ -5,14 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from scalenet_cli.reports.base import Report
-
-
-class Spread(Report):
-    """The middle and both ends of several measurements."""
-
-    median: float
-    min: float
-    max: float
+from scalenet_cli.reports.spread import Spread
 
 
 class MemoryReport(Report):

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -13,7 +13,6 @@ from scalenet_cli.benchmark.report import (
     MemoryReport,
     PassReport,
     RatioReport,
-    Spread,
     VariantReport,
 )
 from scalenet_cli.benchmark.variants import Variant, VariantName, make_variants, materialise
@@ -26,11 +25,13 @@ from scalenet_cli.measure.throughput import (
     TrainingStep,
     Work,
     inference_step,
-    make_work,
     take_turns,
 )
 from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.plan.schema import ExpansionPlan
+from scalenet_cli.reports.spread import Spread
+from scalenet_cli.tasks import find_task
+from scalenet_cli.tasks.requests import BenchRequest
 from scalenet_cli.training.compiling import compile_blocks, compiling
 from scalenet_cli.training.devices import DTYPES
 from scalenet_cli.training.failures import explained
@@ -38,10 +39,6 @@ from scalenet_cli.training.precision import set_types
 
 if TYPE_CHECKING:
     from scalenet_cli.benchmark.options import BenchOptions, Pass, Progress
-
-# By kind of device; a sequence is much more work than an image.
-_IMAGES: Final = {"cpu": 8, "mps": 16, "cuda": 64}
-_SEQUENCES: Final = {"cpu": 1, "mps": 2, "cuda": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +76,11 @@ def run_session(setup: Setup, progress: "Progress | None" = None) -> BenchReport
     """
     variants, notes = make_variants(setup.described, setup.plan, setup.seed)
     flops, shape = _count(setup, variants)
-    is_sequence = len(shape) == 3
-    if is_sequence and setup.size < 2 and "training" in setup.how.passes:
+    unit = setup.family.input_unit
+    if unit == "tokens" and setup.size < 2 and "training" in setup.how.passes:
         raise OptionError("--input-size 1: a single token has no next one to be trained on")
-    defaults = _SEQUENCES if is_sequence else _IMAGES
-    batch_size = setup.how.batch_size or defaults[setup.device.type]
+    task = find_task(setup.family.task)
+    batch_size = setup.how.batch_size or task.bench_batch_size(setup.device.type)
     lower = "--batch-size" if batch_size > 1 else "--input-size, or give --inference-only"
     with explained(memory=f"lower {lower}", worker=f"lower {lower}"), compiling():
         work = _place(setup, variants, batch_size, shape[-1])
@@ -91,7 +88,6 @@ def run_session(setup: Setup, progress: "Progress | None" = None) -> BenchReport
             name: _measure(setup, name, variants, work, flops[name], progress)
             for name in setup.how.passes
         }
-    unit: Literal["pixels", "tokens"] = "tokens" if is_sequence else "pixels"
     return _report(setup, batch_size, unit, passes, notes)
 
 
@@ -155,15 +151,17 @@ def _place(setup: Setup, variants: Sequence[Variant], batch_size: int, num_outpu
         if setup.how.compile:
             compile_blocks(variant.model, setup.family)
     warm_up_allocator(setup.device)
-    return make_work(
-        variants[0].model,
-        setup.family,
-        setup.size,
-        batch_size=batch_size,
-        num_outputs=num_outputs,
-        device=setup.device,
-        autocast=DTYPES.get(setup.how.precision),
-        channels_last=setup.how.channels_last,
+    return find_task(setup.family.task).make_bench_batch(
+        BenchRequest(
+            model=variants[0].model,
+            family=setup.family,
+            size=setup.size,
+            batch_size=batch_size,
+            num_outputs=num_outputs,
+            device=setup.device,
+            autocast=DTYPES.get(setup.how.precision),
+            channels_last=setup.how.channels_last,
+        )
     )
 
 

@@ -7,7 +7,8 @@ import typer
 from scalenet_cli.cli.render import table
 
 if TYPE_CHECKING:
-    from scalenet_cli.benchmark.report import BenchReport, PassReport, Spread
+    from scalenet_cli.benchmark.report import BenchReport, PassReport
+    from scalenet_cli.reports.spread import Spread
 
 
 def show(facts: "BenchReport") -> None:

@@ -100,9 +100,10 @@ def plan(facts: "CompareReport") -> None:
 
 def results(facts: "StudyResults") -> None:
     """One row per arm: mean and spread over seeds."""
-    from scalenet_cli.study.results import spread_text
+    from scalenet_cli.reports.spread import spread_text
+    from scalenet_cli.tasks import find_metric
 
-    name = "top-1, %" if facts.metric == "top1" else facts.metric
+    name = find_metric(facts.metric).title
     rows = []
     for arm in facts.arms:
         told = f"{len(arm.cells)}" + (f", {arm.num_diverged} diverged" if arm.num_diverged else "")

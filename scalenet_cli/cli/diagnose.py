@@ -92,8 +92,8 @@ def _diagnose(
     from scalenet_cli.cli import diagnose_table, render
     from scalenet_cli.cli.progress import bars
     from scalenet_cli.diagnosis.diagnose import diagnose as run
-    from scalenet_cli.tasks.base import DiagnoseOptions
     from scalenet_cli.tasks.image_classification.options import PreparedImageData
+    from scalenet_cli.tasks.requests import DiagnoseOptions
 
     how = DiagnoseOptions(
         split=split,

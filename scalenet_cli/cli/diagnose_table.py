@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def show(facts: "DiagnoseReport", output: str) -> None:
     """Scores, gradients by source block, what single blocks do, and the files."""
-    unit = "images" if facts.metric == "top1" else "sequences"
+    from scalenet_cli.tasks import task_judged_by
+
+    unit = task_judged_by(facts.metric).sample_unit
     typer.echo(f"{facts.num_samples:,} {unit} of {facts.data}, float32 on {facts.device}")
     for model in (facts.model, facts.against):
         if model is not None:
@@ -69,6 +71,8 @@ def _key(block: "BlockPlace") -> tuple[int, int]:
 
 
 def _score(score: "ScoreReport", facts: "DiagnoseReport") -> str:
-    if facts.metric == "top1":
-        return f"top-1 {score.top1:.2f} %"
-    return f"perplexity {score.perplexity:.5g}"
+    from scalenet_cli.tasks import find_metric
+
+    metric = find_metric(facts.metric)
+    form = ".2f" if metric.is_share else ".5g"
+    return f"{metric.label} {metric.shown(score.value(metric.name), form)}"

@@ -89,7 +89,7 @@ def _evaluate(
     from scalenet_cli.cli import render
     from scalenet_cli.cli.progress import batches_bar
     from scalenet_cli.tasks import find_task
-    from scalenet_cli.tasks.base import EvalRequest
+    from scalenet_cli.tasks.requests import EvalRequest
     from scalenet_cli.tasks.task_of_target import task_of
     from scalenet_cli.tasks.thresholds import parse_thresholds, require_thresholds
     from scalenet_cli.training.world import this_world

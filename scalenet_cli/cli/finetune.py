@@ -189,7 +189,7 @@ def _finetune(
     from scalenet_cli.cli.progress import TerminalReporter
     from scalenet_cli.commands.finetune import finetune as run
     from scalenet_cli.plan.load_training import merge_settings
-    from scalenet_cli.tasks.base import FinetuneOptions
+    from scalenet_cli.tasks.requests import FinetuneOptions
     from scalenet_cli.training.data import DataOptions
     from scalenet_cli.training.loop import Reporter
     from scalenet_cli.training.run_training import Work

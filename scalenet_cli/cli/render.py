@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scalenet_cli.measure.new_blocks import NewBlocksReport
     from scalenet_cli.quickstart import QuickstartReport
     from scalenet_cli.reports.base import FlopReport, ParameterReport, Report
+    from scalenet_cli.reports.metrics import Metric
 
 R = TypeVar("R", bound="Report")
 
@@ -84,25 +85,27 @@ def finetuned(facts: "FinetuneReport") -> None:
         f"batch {facts.batch_size}, {_counted(facts.num_ranks, 'device')}; "
         f"trained {', '.join(facts.trained_groups)}: {facts.trained_parameters:,} parameters"
     )
-    name, unit = _metric(facts.metric)
-    typer.echo(f"{name} before  {facts.before:.2f}{unit}")
-    typer.echo(f"{name} best    {facts.best:.2f}{unit}  (step {facts.best_step:,})")
-    typer.echo(f"{name} last    {facts.last.get(facts.metric, 0.0):.2f}{unit}")
+    from scalenet_cli.tasks import find_metric
+
+    metric = find_metric(facts.metric)
+    typer.echo(f"{metric.label} before  {metric.shown(facts.before)}")
+    typer.echo(f"{metric.label} best    {metric.shown(facts.best)}  (step {facts.best_step:,})")
+    typer.echo(f"{metric.label} last    {metric.shown(facts.last.get(facts.metric, 0.0))}")
     if facts.new_blocks is not None:
-        _new_blocks(facts.new_blocks, facts.metric)
+        _new_blocks(facts.new_blocks, metric)
     if facts.skipped_samples:
         typer.echo(f"{facts.skipped_samples} damaged samples were skipped")
     typer.echo(f"\n{facts.run}/best and {facts.run}/last are bundles; curves.png, metrics.jsonl")
     typer.echo(f"next:  scalenet eval {facts.run} --data DATA")
 
 
-def _new_blocks(facts: "NewBlocksReport", metric: str) -> None:
+def _new_blocks(facts: "NewBlocksReport", metric: "Metric") -> None:
     """What the new blocks are worth, and what to do where that is nothing."""
-    name, unit = _metric(metric)
     last, without = facts.scores, facts.scores_without
+    with_them, alone = (metric.shown(scores[metric.name]) for scores in (last, without))
     typer.echo(
-        f"without the {facts.num_blocks} new blocks  {name} {without[metric]:.2f}{unit}, loss "
-        f"{without['val_loss']:.4f} (last: {last[metric]:.2f}{unit}, {last['val_loss']:.4f})"
+        f"without the {facts.num_blocks} new blocks  {metric.label} {alone}, loss "
+        f"{without['val_loss']:.4f} (last: {with_them}, {last['val_loss']:.4f})"
     )
     if facts.mean_gate is not None:
         typer.echo(f"  mean absolute gate of new blocks: {facts.mean_gate:.3g}")
@@ -116,11 +119,6 @@ def _new_blocks(facts: "NewBlocksReport", metric: str) -> None:
 def _counted(number: float, noun: str) -> str:
     shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     return f"{shown} {noun}{'' if number == 1 else 's'}"
-
-
-def _metric(name: str) -> tuple[str, str]:
-    """How a metric is called for people, and its unit."""
-    return ("top-1", " %") if name == "top1" else (name, "")
 
 
 def inspection(facts: "InspectReport") -> None:
@@ -213,6 +211,8 @@ def recipe_list(facts: "RecipeList") -> None:
 
 def quickstart(facts: "QuickstartReport") -> None:
     """The story: the picture, the proof, a table, a curve."""
+    from scalenet_cli.tasks import find_metric
+
     for line in draw_layout(facts.layout.stages, _width(), _unicode()):
         typer.echo(line)
     verification(facts.verification)
@@ -230,7 +230,7 @@ def quickstart(facts: "QuickstartReport") -> None:
         ],
     )
     if facts.new_blocks is not None:
-        _new_blocks(facts.new_blocks, "top1")
+        _new_blocks(facts.new_blocks, find_metric("top1"))
     for epoch, top1 in facts.curve:
         low = min(value for _, value in facts.curve)
         typer.echo(f"epoch {epoch:4.1f}  {top1:6.2f} %  {'#' * round(1 + 10 * (top1 - low))}")

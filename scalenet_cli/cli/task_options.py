@@ -29,6 +29,8 @@ class GivenOptions:
         """
         refuse_other_tasks(self._command, self._given, task, where)
         own = task_options(task)
+        if self._command not in own.records:
+            return None
         names = [one.name for one in own.fields(self._command)]
         return own.records[self._command](**{name: self._values[name] for name in names})
 

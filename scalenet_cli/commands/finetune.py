@@ -15,7 +15,8 @@ from scalenet_cli.measure.strength import strength_of_new_blocks
 from scalenet_cli.models.load import load_bundle
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.reports.base import HeadClasses, Report
-from scalenet_cli.tasks.base import FinetuneOptions
+from scalenet_cli.tasks import find_metric, find_task
+from scalenet_cli.tasks.requests import FinetuneOptions
 from scalenet_cli.training.compiling import compiling
 from scalenet_cli.training.contents import require_same_contents
 from scalenet_cli.training.curves import draw_curves
@@ -143,7 +144,9 @@ def _finetune(
         reporter.note(
             f"no evaluation was better than the one before training, which is of {folder.start}"
         )
-    devices.run_on_main_rank(lambda: draw_curves(folder.metrics, folder.curves))
+    devices.run_on_main_rank(
+        lambda: draw_curves(folder.metrics, folder.curves, find_metric(setup.task.metric))
+    )
     return _report(folder, setup, finished, devices)
 
 
@@ -167,6 +170,7 @@ def _judge(folder: RunFolder, setup: Setup, finished: Finished) -> NewBlocksRepo
         return None
     last = load_bundle(folder.last, check=False)
     assert last.bundle.manifest.trained is not None
+    metric = find_task(last.family.task).metrics[0]
     return judge_new_blocks(
         last.layout.num_new,
         strength_of_new_blocks(last.model, last.layout),
@@ -174,6 +178,7 @@ def _judge(folder: RunFolder, setup: Setup, finished: Finished) -> NewBlocksRepo
         {**finished.ablated.metrics, "val_loss": finished.ablated.loss},
         num_samples=setup.task.sizes[1],
         trained=setup.subject.train,
+        accuracy=metric.name if metric.is_share else None,
     )
 
 

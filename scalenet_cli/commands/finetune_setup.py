@@ -10,12 +10,12 @@ from scalenet_cli.models.describe import describe
 from scalenet_cli.models.start_notes import silence_notes
 from scalenet_cli.models.target import target_of
 from scalenet_cli.models.trained_model import TrainedModel
-from scalenet_cli.plan.load_training import load_training_recipe
 from scalenet_cli.plan.training import Recipe, TaskName
 from scalenet_cli.reports.base import HeadClasses
 from scalenet_cli.tasks import find_task
-from scalenet_cli.tasks.base import FinetuneOptions, Request
 from scalenet_cli.tasks.options import given_fields, refuse_other_tasks
+from scalenet_cli.tasks.recipes import load_training_recipe
+from scalenet_cli.tasks.requests import FinetuneOptions, Request
 from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices

@@ -29,7 +29,7 @@ from scalenet_cli.version import TOOL
 if TYPE_CHECKING:
     import torch
 
-    from scalenet_cli.tasks.base import Diagnosis
+    from scalenet_cli.tasks.requests import Diagnosis
 
 
 @dataclass(frozen=True, slots=True)

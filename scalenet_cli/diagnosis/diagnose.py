@@ -10,8 +10,8 @@ from scalenet_cli.errors import OptionError
 from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.tasks import find_task
-from scalenet_cli.tasks.base import DiagnoseOptions, Diagnosis
 from scalenet_cli.tasks.options import given_fields, refuse_other_tasks, task_options
+from scalenet_cli.tasks.requests import DiagnoseOptions, Diagnosis
 from scalenet_cli.tasks.task_of_target import task_of
 from scalenet_cli.training.world import require_single
 

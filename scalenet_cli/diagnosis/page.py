@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from scalenet_cli.diagnosis.report import DiagnoseReport, ModelReport, ScoreReport
+from scalenet_cli.reports.metrics import Metric
+from scalenet_cli.tasks import find_metric, task_judged_by
 
 _PLOTS: Final[Mapping[str, tuple[str, str]]] = {
     "gradients.png": (
@@ -45,12 +47,13 @@ _ABSENT: Final[Mapping[str, str]] = {
 def make_page(report: DiagnoseReport) -> str:
     """Markdown that embeds the plots of the same folder; every number is in report.json."""
     other = report.against or report.model
+    metric = find_metric(report.metric)
     words = {
         "clip": report.clip,
         "target": _code(report.model.target),
         "against": "itself" if report.against is None else _code(other.target),
         "rows": f"{report.cka.num_rows:,}",
-        "metric": "top-1 accuracy" if report.metric == "top1" else "perplexity",
+        "metric": f"{metric.label} accuracy" if metric.is_share else metric.label,
     }
     lines = [f"# Diagnosis of {_code(report.model.target)}", "", *_table(report), ""]
     lines += [f"- {_escape(note)}" for note in report.notes]
@@ -70,11 +73,11 @@ def _table(report: DiagnoseReport) -> list[str]:
         ("model", [_code(one.target) for one in models]),
         ("architecture", [_escape(one.architecture) for one in models]),
         ("executed blocks", [str(len(one.blocks)) for one in models]),
-        ("score", [_score(one) for one in models]),
+        ("score", [_score(one, find_metric(report.metric)) for one in models]),
     ]
     lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
     lines.insert(1, f"| --- |{' --- |' * len(models)}")
-    unit = "images" if report.metric == "top1" else "sequences"
+    unit = task_judged_by(report.metric).sample_unit
     told = (
         f"Measured on {report.num_samples:,} {unit} of {_code(report.data)} "
         f"({report.num_targets:,} targets), in float32 on {report.device}, in evaluation mode. All "
@@ -85,11 +88,11 @@ def _table(report: DiagnoseReport) -> list[str]:
     return [*lines, "", told]
 
 
-def _score(model: ModelReport) -> str:
+def _score(model: ModelReport, metric: Metric) -> str:
     score: ScoreReport = model.score
-    if score.perplexity is not None:
-        return f"perplexity {score.perplexity:.5g}"
-    return f"top-1 {score.top1:.2f} %, loss {score.loss:.4f}"
+    if metric.is_share:
+        return f"{metric.label} {metric.shown(score.value(metric.name))}, loss {score.loss:.4f}"
+    return f"{metric.label} {metric.shown(score.value(metric.name), '.5g')}"
 
 
 def _code(name: str) -> str:

@@ -4,16 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from scalenet_cli.diagnosis.plot_style import (
-    FAR,
+from scalenet_cli.diagnosis.block_axes import (
     block_labels,
-    choose_scale,
-    draw_on,
     figure_width,
-    finish_axes,
     has_stages,
     label_blocks,
-    line_look,
     model_name,
 )
 from scalenet_cli.diagnosis.report import (
@@ -24,6 +19,8 @@ from scalenet_cli.diagnosis.report import (
     ModelReport,
     ScoreReport,
 )
+from scalenet_cli.reports.plot_style import FAR, choose_scale, draw_on, finish_axes, line_look
+from scalenet_cli.tasks import find_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,7 +188,8 @@ def _draw_adapters(report: DiagnoseReport, path: Path) -> None:
 def _draw_instances(report: DiagnoseReport, path: Path) -> None:
     labels = block_labels(report.model)
     places = {(b.stage, b.position): order for order, b in enumerate(report.model.blocks)}
-    values = [_metric(report.model.score, report)]
+    metric = find_metric(report.metric)
+    values = [report.model.score.value(metric.name)]
     kinds: Mapping[str, Callable[[AblationReport], ScoreReport | None]] = {
         "block skipped": lambda row: row.skipped,
         "adapters removed": lambda row: row.without_adapters,
@@ -204,18 +202,13 @@ def _draw_instances(report: DiagnoseReport, path: Path) -> None:
                      for row in report.ablations if (score := pick(row)) is not None]  # fmt: skip
             if not found:
                 continue
-            at, heights = [p for p, _ in found], [_metric(score, report) for _, score in found]
+            at, heights = [p for p, _ in found], [score.value(metric.name) for _, score in found]
             values += heights
             look = {**line_look(order, 2), "linestyle": "none", "markersize": 7 - 2 * order}
             axes.plot(at, heights, label=name, **look)
         label_blocks(axes, labels, "executed block (source; ' a further use)")
         axes.set_xlim(-0.5, len(labels) - 0.5)
-        axes.set_ylabel("top-1, %" if report.metric == "top1" else "perplexity")
-        if report.metric == "perplexity" and max(values) > FAR * min(values):
+        axes.set_ylabel(metric.title)
+        if not metric.is_share and max(values) > FAR * min(values):
             axes.set_yscale("log")
         finish_axes(axes)
-
-
-def _metric(score: ScoreReport, report: DiagnoseReport) -> float:
-    value = score.top1 if report.metric == "top1" else score.perplexity
-    return float("nan") if value is None else value

@@ -1,6 +1,6 @@
 """What ``scalenet diagnose`` reports."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -26,6 +26,11 @@ class ScoreReport(Report):
         description="per cent of the targets (images or tokens) with the best logit"
     )
     perplexity: float | None = Field(description="e to the power of `loss`; null for images")
+
+    def value(self, metric: str) -> float:
+        """The metric of that name; of a task with another one, its loss. NaN where it is null."""
+        found = {"top1": self.top1, "perplexity": self.perplexity}.get(metric, self.loss)
+        return float("nan") if found is None else found
 
 
 class InstanceGradient(BlockPlace):
@@ -113,7 +118,7 @@ class DiagnoseReport(Report):
     data: str = Field(description="the folder, file or data set that was read")
     num_samples: int = Field(description="images or sequences that were read")
     num_targets: int = Field(description="images, or tokens that were predicted")
-    metric: Literal["top1", "perplexity"] = Field(description="what the task is judged by")
+    metric: str = Field(description="what the task is judged by")
     clip: float = Field(description="histograms go from minus this to this")
     device: str = Field(description="kind of device; everything runs in float32")
     batch_size: int = Field(description="samples at a time")

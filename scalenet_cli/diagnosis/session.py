@@ -26,7 +26,7 @@ from scalenet_cli.training.failures import explained
 if TYPE_CHECKING:
     import torch
 
-    from scalenet_cli.tasks.base import Diagnosis
+    from scalenet_cli.tasks.requests import Diagnosis
 
 # Nothing varies in one sample.
 _LEAST_SAMPLES: Final = 2

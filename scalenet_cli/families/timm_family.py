@@ -37,11 +37,7 @@ class TimmFamily(TimmKind):
     prepare: Callable[[Any], None]
     default_drop_path: Callable[[Any], float]
     repair: Callable[[Any, Layout], None]
-
-    @property
-    def task(self) -> str:
-        """See Family."""
-        return "image-classification"
+    task: str = "image-classification"
 
     @property
     def input_unit(self) -> InputUnit:

@@ -5,7 +5,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, final
 
@@ -24,6 +24,10 @@ _MAX_LOSS: Final = 700.0
 Hear = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 
+# What a model puts out, and labels, to the summed loss and the score.
+Scorer = Callable[[Any, torch.Tensor], "tuple[torch.Tensor, Score]"]
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -35,12 +39,14 @@ class Samples:
         lengths: (B,) tokens of each sample, of which the others are padding on the right; None
             where nothing is padded.
         first: position of the first sample among all.
+        scored: the loss and the score of what the model puts out; by default of classes.
     """
 
     inputs: Mapping[str, Any]
     labels: torch.Tensor
     lengths: torch.Tensor | None
     first: int
+    scored: "Scorer" = field(default_factory=lambda: score_classes)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,7 +58,7 @@ class Samples:
             for name, value in self.inputs.items()
         }
         lengths = None if self.lengths is None else self.lengths.to(device)
-        return Samples(moved, self.labels.to(device), lengths, self.first)
+        return Samples(moved, self.labels.to(device), lengths, self.first, self.scored)
 
 
 @final
@@ -109,11 +115,15 @@ def executed_blocks(model: nn.Module, layout: Layout) -> tuple[ExecutedBlock, ..
 
 
 def answer(model: nn.Module, samples: Samples) -> tuple[torch.Tensor, Score]:
-    """The summed cross entropy of a batch, differentiable and in float32, and its score."""
-    output = model(**samples.inputs)
+    """The summed loss of a batch, differentiable and in float32, and its score."""
+    return samples.scored(model(**samples.inputs), samples.labels)
+
+
+def score_classes(output: Any, labels: torch.Tensor) -> tuple[torch.Tensor, Score]:
+    """Cross entropy of (B, K) or (B, N, K) logits; labels that are IGNORED count nothing."""
     logits = output if isinstance(output, torch.Tensor) else output.logits
-    chosen = samples.labels != IGNORED
-    logits_TK, targets_T = logits[chosen].float(), samples.labels[chosen]
+    chosen = labels != IGNORED
+    logits_TK, targets_T = logits[chosen].float(), labels[chosen]
     loss = F.cross_entropy(logits_TK, targets_T, reduction="sum")
     correct = int((logits_TK.argmax(dim=1) == targets_T).sum())
     return loss, Score(float(loss.detach()), len(targets_T), correct)

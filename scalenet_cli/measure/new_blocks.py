@@ -45,9 +45,13 @@ def judge_new_blocks(
     *,
     num_samples: int,
     trained: tuple[Group, ...],
+    accuracy: str | None,
 ) -> NewBlocksReport:
-    """The report on new blocks; scores are of ``num_samples``, ``trained`` are groups."""
-    verdict = _verdict(scores, without, num_samples)
+    """The report on new blocks; scores are of ``num_samples``, ``trained`` are groups.
+
+    ``accuracy`` names the score that says, in per cent, how many samples are right, if any does.
+    """
+    verdict = _verdict(scores, without, num_samples, accuracy)
     return NewBlocksReport(
         num_blocks=num_blocks,
         mean_gate=strength.gate,
@@ -60,18 +64,21 @@ def judge_new_blocks(
 
 
 def _verdict(
-    scores: Mapping[str, float], without: Mapping[str, float], num_samples: int
+    scores: Mapping[str, float],
+    without: Mapping[str, float],
+    num_samples: int,
+    accuracy: str | None,
 ) -> Verdict:
-    """What the loss says, or else top-1, where there is one."""
+    """What the loss says, or else the accuracy, where there is one."""
     gain = without["val_loss"] - scores["val_loss"]
     if not math.isfinite(gain):
         return "useful"  # without them the model has no answer
-    bar = max(_LOSS, _SHARE * scores["val_loss"]) if "top1" in scores else _LOSS
+    bar = max(_LOSS, _SHARE * scores["val_loss"]) if accuracy else _LOSS
     if abs(gain) >= bar:
         return "useful" if gain > 0 else "harmful"
-    if "top1" in scores:
-        share = scores["top1"] / 100
-        points = scores["top1"] - without["top1"]
+    if accuracy:
+        share = scores[accuracy] / 100
+        points = scores[accuracy] - without[accuracy]
         if abs(points) > 100 * (share * (1 - share) / num_samples) ** 0.5:
             return "useful" if points > 0 else "harmful"
     return "nothing"

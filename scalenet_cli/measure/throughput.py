@@ -7,9 +7,6 @@ from typing import Any, Final, TypeVar, final
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-
-from scalenet_cli.families.base import Family
 
 Step = Callable[[], None]
 Tick = Callable[[int, int], object]
@@ -19,12 +16,20 @@ N = TypeVar("N", bound=str)
 _LEARNING_RATE: Final = 1e-5
 
 
-@dataclass(frozen=True, slots=True)
+# Logits and labels of a batch to its mean loss.
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One batch, and the type that matrix products are computed in (None: as the tensors are)."""
+    """One random batch, and the type that matrix products are computed in.
+
+    ``autocast`` is None where that is the tensors' own.
+    """
 
     inputs: Mapping[str, Any]
     labels: torch.Tensor
+    loss: Loss
     device: torch.device
     autocast: torch.dtype | None = None
 
@@ -44,41 +49,6 @@ def logits_of(output: Any) -> torch.Tensor:
     """The tensor that timm returns, or that of a transformers object."""
     logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
     return logits
-
-
-def loss_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the class, or of the next token where every token has a label.
-
-    Shapes:
-        logits (B, classes) with labels (B,), or (B, N, vocabulary) with tokens (B, N).
-    """
-    if logits.dim() == 3:
-        logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    return F.cross_entropy(logits.float(), labels)
-
-
-def make_work(
-    model: nn.Module,
-    family: Family,
-    size: int,
-    *,
-    batch_size: int,
-    num_outputs: int,
-    device: torch.device,
-    autocast: torch.dtype | None = None,
-    channels_last: bool = False,
-) -> Work:
-    """A random batch for models that answer with ``num_outputs`` classes or tokens."""
-    example = family.example_inputs(model, size, "cpu")
-    if "input_ids" in example:
-        # Equal tokens would all add to one row of the embedding's gradient.
-        tokens = torch.randint(num_outputs, (batch_size, size), device=device)
-        return Work({"input_ids": tokens, "use_cache": False}, tokens, device, autocast)
-    images = torch.randn(batch_size, *example["x"].shape[1:], device=device)
-    if channels_last:
-        images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(num_outputs, (batch_size,), device=device)
-    return Work({"x": images}, labels, device, autocast)
 
 
 def inference_step(model: nn.Module, work: Work) -> Step:
@@ -109,7 +79,7 @@ class TrainingStep:
 
     def forward(self) -> torch.Tensor:
         """The loss."""
-        return loss_of(self.work.logits(self.model), self.work.labels)
+        return self.work.loss(self.work.logits(self.model), self.work.labels)
 
     def update(self) -> None:
         """What follows the backward pass."""

@@ -14,7 +14,7 @@ from scalenet_cli.plan.load_training import load_training_recipe
 from scalenet_cli.plan.recipes import recipe_path, study_names
 from scalenet_cli.plan.schema import ExpansionPlan
 from scalenet_cli.plan.study import ArmEntry, Study, StudyData, StudyOutline
-from scalenet_cli.plan.training import Recipe, TaskName
+from scalenet_cli.plan.training import Recipe, RecipeTable, TaskName
 from scalenet_cli.plan.yaml_text import YamlText, dump_yaml, parse_yaml, spell
 
 M = TypeVar("M", bound=BaseModel)
@@ -65,7 +65,7 @@ class StudyDocument:
         text = dump_yaml(entries)
         return PlanDocument(ExpansionPlan.model_validate(entries), text, part)
 
-    def recipe(self, order: int, task: TaskName) -> Recipe:
+    def recipe(self, order: int, task: TaskName, recipes: RecipeTable) -> Recipe:
         """The recipe of an arm, its settings applied; the seed is still to be set.
 
         Raises:
@@ -83,7 +83,7 @@ class StudyDocument:
                 "a study has `seeds`, not a seed of its recipe", where=self.where(*places["seed"])
             )
         try:
-            return load_training_recipe(reference, settings, task)
+            return load_training_recipe(reference, settings, task, recipes=recipes)
         except PlanErrors as errors:
             for error in errors.errors:
                 key = re.split(r"[.\[]", (error.where or "").partition("  ")[2])[0]

@@ -7,7 +7,13 @@ from typing import Any
 from scalenet_cli.errors import OptionError, PlanError, PlanErrors, PlanSchema, PlanUnreadable
 from scalenet_cli.plan.load import read_text, validate
 from scalenet_cli.plan.recipes import recipe_path, training_recipe_names
-from scalenet_cli.plan.training import DEFAULT_TASK, RECIPES, Recipe, TaskName, current_task_name
+from scalenet_cli.plan.training import (
+    DEFAULT_TASK,
+    Recipe,
+    RecipeTable,
+    TaskName,
+    current_task_name,
+)
 from scalenet_cli.plan.yaml_text import dump_yaml, parse_value, parse_yaml
 
 
@@ -15,20 +21,22 @@ def load_training_recipe(
     reference: str | Path | None,
     settings: Mapping[str, Any] | None = None,
     task: TaskName | None = None,
+    *,
+    recipes: RecipeTable,
 ) -> Recipe:
     """The recipe in a file or of a shipped name, with some entries set anew.
 
     Without a reference it is the task's defaults: the paper's. Without a ``task`` the file says
-    which, or it is for images.
+    which, or it is for images. ``recipes`` has the recipe of every task that is known here.
 
     Raises:
         PlanError: every mistake of the file, with its line, or of the settings; or it is for
             another task.
     """
     if reference is None:
-        recipe: Recipe = RECIPES[task or DEFAULT_TASK]()
+        recipe: Recipe = recipes[task or DEFAULT_TASK]()
     else:
-        recipe = _read_recipe(str(reference), task)
+        recipe = _read_recipe(str(reference), task, recipes)
     if not settings:
         return recipe
     merged = {**recipe.model_dump(mode="json"), **settings}
@@ -92,7 +100,7 @@ def merge_settings(flags: Mapping[str, Any], items: Sequence[str]) -> dict[str, 
     return {**given, **settings}
 
 
-def _read_recipe(reference: str, task: TaskName | None) -> Recipe:
+def _read_recipe(reference: str, task: TaskName | None, recipes: RecipeTable) -> Recipe:
     path = Path(reference)
     text = read_text(path)
     if text is None and not path.suffix:
@@ -108,11 +116,11 @@ def _read_recipe(reference: str, task: TaskName | None) -> Recipe:
     if not isinstance(parsed.data, dict):
         raise PlanSchema("a recipe is a mapping of keys to values", where=parsed.where(()))
     named = current_task_name(parsed.data.get("task", task or DEFAULT_TASK))
-    if task is not None and named != task and named in RECIPES:
+    if task is not None and named != task and named in recipes:
         raise PlanSchema(
             f"the recipe is for {named}, but the model's task is {task}",
             where=parsed.where(("task",)),
             hint=f"`scalenet recipes` lists those for {task}",
         )
-    kind = RECIPES[named] if isinstance(named, str) and named in RECIPES else RECIPES[DEFAULT_TASK]
-    return validate(kind, parsed)
+    name = named if isinstance(named, str) and named in recipes else task or DEFAULT_TASK
+    return validate(recipes[name], parsed)

@@ -1,9 +1,9 @@
 """The training recipe: every number of a finetuning run, under timm's names where timm has one."""
 
-import re
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from scalenet_cli.plan.schema import Count, Group, Index, Number, Strict
 
@@ -14,18 +14,6 @@ def _pair(value: object) -> object:
     return value
 
 
-def _augmentation(value: str) -> str:
-    # timm passes over a section without a number, and fails on others in the midst of training.
-    if not _AUGMENTATION.fullmatch(value):
-        raise ValueError("no auto-augment string of timm, such as rand-m9-mstd0.5-inc1")
-    return value
-
-
-_AUGMENTATION: Final = re.compile(
-    r"rand(-(m|n|mmax|inc)\d{1,3}|-(p|mstd)\d{1,3}(\.\d+)?|-t(weights|3a|3aw))*"
-    r"|augmix(-(m|w|d|b)\d{1,3}|-(a|mstd)\d{1,3}(\.\d+)?)*"
-    r"|(original|originalr|v0|v0r|3a)(-mstd\d{1,3}(\.\d+)?)?"
-)
 Float = Annotated[float, Number, Field(allow_inf_nan=False)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 NonNegative = Annotated[Float, Field(ge=0)]
@@ -48,7 +36,6 @@ def current_task_name(value: object) -> object:
 CurrentName = BeforeValidator(current_task_name)
 MAX_BATCH: Final = 1_000_000
 MAX_STEPS: Final = 1_000_000_000
-MAX_ERASED: Final = 1000
 # Which optimizers take two betas, and an epsilon of their own, under these names in timm.
 TAKES_BETAS: Final = ("adamw", "adam", "lamb", "lion", "nadamw")
 TAKES_EPS: Final = ("adamw", "adam", "lamb", "nadamw", "adan")
@@ -135,6 +122,16 @@ class TrainingRecipe(Strict):
         return self
 
     @property
+    def decay_per_layer(self) -> float | None:
+        """Factor on the learning rate per block from the head down; None for 1."""
+        return None
+
+    @property
+    def input_size(self) -> int | None:
+        """Of a training sample, where the recipe decides it: tokens of a sequence."""
+        return None
+
+    @property
     def warmup_share(self) -> float:
         """The part of the run in which the learning rate rises."""
         if self.warmup_epochs is None:
@@ -142,92 +139,10 @@ class TrainingRecipe(Strict):
         return self.warmup_epochs / self.epochs
 
 
-class ImageRecipe(TrainingRecipe):
-    """How to train an image classifier; the defaults are the paper's."""
-
-    default_warmup_share: ClassVar[float] = 0.2
-    task: Annotated[Literal["image-classification"], CurrentName] = Field(
-        "image-classification", description="what is trained"
-    )
-    layer_decay: Annotated[Float, Field(gt=0, le=1)] | None = Field(
-        None, description="factor per block from the head down; a tied tensor counts once, at the "
-        "depth of its first use",
-    )  # fmt: skip
-    drop_path: Below1 | None = Field(
-        None, description="stochastic depth of the last block; the plan's if unset"
-    )
-    smoothing: Below1 = Field(0.1, description="label smoothing")
-    mixup: NonNegative = Field(0.8, description="alpha; 0 is off")
-    cutmix: NonNegative = Field(1.0, description="alpha; 0 is off")
-    mixup_prob: Fraction = Field(1.0, description="of mixup or cutmix in a batch")
-    mixup_switch_prob: Fraction = Field(0.5, description="of cutmix where both are on")
-    mixup_off_epoch: Index = Field(0, description="no mixup from this epoch on; 0 is never")
-    aa: Annotated[str, AfterValidator(_augmentation)] | None = Field(
-        "rand-m9-mstd0.5-inc1", description="timm's auto-augment string"
-    )
-    color_jitter: NonNegative = Field(0.4, description="used where `aa` is unset, as in timm")
-    reprob: Fraction = Field(0.25, description="random erasing")
-    remode: Literal["const", "rand", "pixel"] = Field("pixel", description="what erasing fills in")
-    recount: Count = Field(1, le=MAX_ERASED, description="rectangles that are erased")
-    hflip: Fraction = Field(0.5, description="horizontal flip")
-    vflip: Fraction = Field(0.0, description="vertical flip")
-    scale: Annotated[tuple[Fraction, Fraction], Pair] = Field(
-        (0.08, 1.0), description="area of the random crop"
-    )
-    ratio: Annotated[tuple[Positive, Positive], Pair] = Field(
-        (3 / 4, 4 / 3), description="its aspect ratio"
-    )
-    train_interpolation: Literal["bicubic", "bilinear", "random"] = Field(
-        "bicubic", description="of the random crop"
-    )
-    no_aug: bool = Field(False, description="train on the images as evaluation sees them")
-    channels_last: bool = Field(False, description="memory layout of the images")
-
-    @model_validator(mode="after")
-    def _ranges(self) -> Self:
-        if self.scale[0] > self.scale[1] or self.scale[1] == 0 or self.ratio[0] > self.ratio[1]:
-            raise ValueError("scale and ratio are ranges: the smaller number comes first")
-        return self
-
-
-class LanguageRecipe(TrainingRecipe):
-    """How to train a causal language model; the defaults are for instruction data."""
-
-    default_warmup_share: ClassVar[float] = 0.03
-    task: Annotated[Literal["causal-lm"], CurrentName] = Field(
-        "causal-lm", description="what is trained"
-    )
-    epochs: Count = Field(3, le=MAX_STEPS, description="passes over the training data")
-    batch_size: Count = Field(
-        128, le=MAX_BATCH, description="sequences per optimizer step, of all devices together"
-    )
-    min_lr: NonNegative = Field(0.0, description="learning rate at the end of the cosine")
-    warmup_lr: NonNegative = Field(0.0, description="learning rate at the first step")
-    weight_decay: NonNegative = Field(0.0, description="not of biases, norms, gates")
-    clip_grad: Positive | None = Field(1.0, description="largest norm of the gradient")
-    max_length: Annotated[int, Number, Field(ge=2, le=2**20)] | None = Field(
-        None,
-        description="tokens of a sequence, what is longer is cut; if unset 512, or the model's "
-        "context where that is shorter",
-    )
-    template: Literal["auto", "chat", "alpaca", "none"] = Field(
-        "auto", description="how records become text; `auto` is the model's own chat template, or "
-        "else Alpaca's",
-    )  # fmt: skip
-    train_on_prompt: bool = Field(False, description="the prompt's tokens count in the loss, too")
-    packing: bool = Field(False, description="several records in one sequence, each by itself")
-    group_by_length: bool = Field(True, description="records of like length share a batch")
-    val_share: Below1 = Field(
-        0.05, description="held out where the data have no split for validation"
-    )
-
-
-Recipe = ImageRecipe | LanguageRecipe
+Recipe = TrainingRecipe
 # A key of TASKS.
 TaskName = str
-RECIPES: Final[dict[TaskName, type[ImageRecipe] | type[LanguageRecipe]]] = {
-    "image-classification": ImageRecipe,
-    "causal-lm": LanguageRecipe,
-}
+# Task -> its recipe; who has it hands it down.
+RecipeTable = Mapping[str, type[TrainingRecipe]]
 # Of recipes that name no task.
 DEFAULT_TASK: Final[TaskName] = "image-classification"

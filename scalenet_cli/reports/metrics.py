@@ -18,6 +18,11 @@ class Metric:
     largest: float | None = None
 
     @property
+    def is_share(self) -> bool:
+        """Whether it says how many of all samples are right, in per cent."""
+        return self.unit == "%"
+
+    @property
     def title(self) -> str:
         """For the head of a column, or beside an axis.
 
@@ -27,7 +32,7 @@ class Metric:
         return f"{self.label}, {self.unit}" if self.unit else self.label
 
     def shown(self, value: float, form: str = ".2f") -> str:
-        """A value with its unit.
+        """A value with its unit, in a form of Python's format strings.
 
         >>> Metric(name="top1", label="top-1", unit="%", larger_is_better=True).shown(57.25)
         '57.25 %'

@@ -12,10 +12,11 @@ from scalenet_cli.plan.load import PlanDocument
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.plan.study import ArmEntry, ArmKind
-from scalenet_cli.plan.training import LanguageRecipe, Recipe
+from scalenet_cli.plan.training import Recipe
 from scalenet_cli.reports.base import Report
 from scalenet_cli.study.data import StudySource, TaskMaker
 from scalenet_cli.study.plans import Target, describe_arm, make_plan
+from scalenet_cli.tasks.recipes import recipe_table
 from scalenet_cli.training.trained_groups import train_set
 
 
@@ -95,7 +96,7 @@ class ArmBuilder:
 
     def _arm(self, order: int, entry: ArmEntry, like: Arm | None) -> Arm:
         where = self.document.where("arms", order)
-        recipe = self.document.recipe(order, self.source.task)
+        recipe = self.document.recipe(order, self.source.task, recipe_table())
         reference, options = self.source.reference, self.source.options
         if entry.kind == "scratch":
             reference, options = self.source.scratch()
@@ -126,8 +127,7 @@ class ArmBuilder:
         for key, parameter in model.named_parameters():
             parameter.requires_grad_(described.groups[key] in trained)
         size = family.default_input_size(model)
-        if isinstance(recipe, LanguageRecipe):
-            size = recipe.max_length or size
+        size = recipe.input_size or size
         flops = count_flops(model, described.layout, family, size)
         train_flops, _ = count_pass(model, family, size, training=True)
         return ArmCost(

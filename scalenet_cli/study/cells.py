@@ -7,7 +7,7 @@ from scalenet_cli.commands.expand import expand_checkpoint
 from scalenet_cli.commands.finetune import finetune
 from scalenet_cli.errors import LossNotFinite
 from scalenet_cli.study.folder import Cell, Outcome, StudyFolder, evaluations
-from scalenet_cli.tasks.base import FinetuneOptions
+from scalenet_cli.tasks.requests import FinetuneOptions
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.run_folder import RunFolder

@@ -15,8 +15,8 @@ from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.plan.load_training import recipe_text
 from scalenet_cli.plan.training import Recipe, TaskName
 from scalenet_cli.tasks import TASKS, find_task
-from scalenet_cli.tasks.base import DataRequest
 from scalenet_cli.tasks.options import task_options
+from scalenet_cli.tasks.requests import DataRequest
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.run_record import SplitRecord

@@ -13,9 +13,10 @@ from scalenet_cli.files.lock import INSIDE, sole_writer
 from scalenet_cli.files.output_parts import STUDY
 from scalenet_cli.files.staged_file import staged_file
 from scalenet_cli.plan.load_study import StudyDocument
-from scalenet_cli.plan.training import RECIPES, current_task_name
+from scalenet_cli.plan.training import current_task_name
 from scalenet_cli.reports.base import Report
 from scalenet_cli.study.arms import Arm
+from scalenet_cli.tasks import TASKS, find_task
 from scalenet_cli.training.run_folder import RunFolder
 
 
@@ -149,9 +150,9 @@ def _with_defaults(arm: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         return arm
     task = current_task_name(recipe.get("task"))
-    if not isinstance(task, str) or task not in RECIPES:
+    if not isinstance(task, str) or task not in TASKS:
         return arm
-    defaults = RECIPES[task]().model_dump(mode="json", exclude={"seed"})
+    defaults = find_task(task).recipe().model_dump(mode="json", exclude={"seed"})
     return {**arm, "recipe": {**defaults, **recipe, "task": task}}
 
 

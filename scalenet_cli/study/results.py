@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
-from math import hypot, sqrt
 
 from scalenet_cli.files.output_parts import RESULTS, STUDY_TIMINGS, TABLE
 from scalenet_cli.reports.amounts import amount
 from scalenet_cli.reports.base import Report
+from scalenet_cli.reports.spread import SeedSpread, spread_over, spread_text
 from scalenet_cli.study.arms import Arm, ArmCost
 from scalenet_cli.study.folder import (
     Cell,
@@ -15,16 +15,7 @@ from scalenet_cli.study.folder import (
     evaluations,
     training_seconds,
 )
-
-
-class SeedSpread(Report):
-    """A value over seeds; ``std`` is the sample's (n - 1), None of one seed."""
-
-    mean: float
-    std: float | None
-    min: float
-    max: float
-    num_seeds: int
+from scalenet_cli.tasks import find_metric
 
 
 class CellResult(Report):
@@ -111,19 +102,6 @@ def _arm_result(folder: StudyFolder, arm: Arm, seeds: Sequence[int], metric: str
     )
 
 
-def spread_over(found: Sequence[float | None]) -> SeedSpread | None:
-    """Mean, deviation and range of what is known; None where nothing is."""
-    values = [value for value in found if value is not None]
-    if not values:
-        return None
-    mean = sum(values) / len(values)
-    std = None
-    if len(values) > 1:
-        # A perplexity may be as large as 1e304, whose square is no float.
-        std = hypot(*(value - mean for value in values)) / sqrt(len(values) - 1)
-    return SeedSpread(mean=mean, std=std, min=min(values), max=max(values), num_seeds=len(values))
-
-
 def _times(
     folder: StudyFolder, results: StudyResults, arms: Sequence[Arm]
 ) -> dict[str, dict[str, float]]:
@@ -143,7 +121,7 @@ def _times(
 def markdown(results: StudyResults, times: dict[str, dict[str, float]]) -> str:
     """The table, in the order of the study."""
     unit = results.arms[0].cost.unit
-    name = "top-1, %" if results.metric == "top1" else results.metric
+    name = find_metric(results.metric).title
     columns: list[tuple[str, Callable[[ArmResult], str]]] = [
         ("arm", lambda a: a.cost.name),
         ("before", lambda a: spread_text(a.before)),
@@ -182,22 +160,6 @@ def _diverged(results: StudyResults) -> list[str]:
         for cell in arm.cells
         if cell.outcome.diverged is not None
     ]
-
-
-def spread_text(spread: SeedSpread | None) -> str:
-    """Mean and standard deviation; a dash where nothing is known."""
-    if spread is None:
-        return "-"
-    return _short(spread.mean) + ("" if spread.std is None else f" +- {_short(spread.std)}")
-
-
-def _short(value: float) -> str:
-    """Two places after the point, and few digits of a huge value.
-
-    >>> _short(51.237), _short(3.1e300)
-    ('51.24', '3.1e+300')
-    """
-    return f"{value:.2f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _seeds(arm: ArmResult) -> str:

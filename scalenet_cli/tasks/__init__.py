@@ -24,6 +24,18 @@ def find_task(name: str) -> "Task":
     return cast("Task", getattr(import_module(module), attribute))
 
 
+def task_judged_by(metric: str) -> "Task":
+    """The task whose first metric has this name, as reports of runs, studies and diagnoses have it.
+
+    Raises:
+        LookupError: no task is judged by it.
+    """
+    for task in map(find_task, TASKS):
+        if task.metrics[0].name == metric:
+            return task
+    raise LookupError(metric)
+
+
 def find_metric(name: str) -> Metric:
     """The metric that a report or a run names; one that no task knows is shown by its name."""
     for task in map(find_task, TASKS):

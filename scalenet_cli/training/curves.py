@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from scalenet_cli.reports.metrics import Metric
+
 # Of an evaluation's line, what is no metric of the task.
 NO_METRICS: Final = ("step", "epoch", "train_loss", "val_loss")
 
@@ -13,8 +15,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def draw_curves(metrics: Path, picture: Path) -> None:
-    """Loss and metrics over epochs, as a PNG of 10 x 4 inches."""
+def draw_curves(metrics: Path, picture: Path, metric: Metric) -> None:
+    """Loss and metrics over epochs, of which ``metric`` is the task's first; 10 x 4 inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,7 +36,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     left.set(xlabel="epoch", ylabel="loss")
     for name in names:
         right.plot(_column(evaluations, "epoch"), _column(evaluations, name), "o-", label=name)
-    right.set(xlabel="epoch", ylabel="accuracy, %" if "top1" in names else ", ".join(names))
+    right.set(xlabel="epoch", ylabel="accuracy, %" if metric.is_share else ", ".join(names))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()

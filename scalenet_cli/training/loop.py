@@ -41,10 +41,14 @@ class Reporter(Protocol):
 
 
 class StepResult(NamedTuple):
-    """Mean loss of a rank's share, and the norm of the whole gradient; both may be on a GPU."""
+    """Mean loss of a rank's share, and the norm of the whole gradient; all may be on a GPU.
+
+    ``parts`` are those of the loss, by name, where its objective has several.
+    """
 
     loss: torch.Tensor
     norm: torch.Tensor
+    parts: Mapping[str, torch.Tensor]
 
 
 @final
@@ -133,6 +137,7 @@ class Trainer:
         self._lr_schedule.step_update(step)
         epoch = step // self._schedule.steps_per_epoch
         total = torch.zeros((), device=self._devices.device)
+        parts: dict[str, torch.Tensor] = {}
         for order, (batch, weight) in enumerate(self._weighted(batches)):
             skipped = self._task.accept(batch, recipe.batch_size // (count * self._ranks))
             self._hear_of_skipped(skipped, "training")
@@ -140,14 +145,16 @@ class Trainer:
             with self._parallel.accumulating(order == count - 1), answered():
                 with self._devices.autocast(recipe.precision):
                     run, device = self._parallel.run, self._devices.device
-                    loss = self._task.loss(run, batch, device, epoch=epoch, purpose=purpose)
-                    loss = loss * weight
+                    found = self._task.loss(run, batch, device, epoch=epoch, purpose=purpose)
+                    loss = found.total * weight
                 torch.autograd.backward(self._scaler.scale(loss))
             total += loss.detach()
+            for name, part in found.parts.items():
+                parts[name] = parts.get(name, torch.zeros_like(total)) + part.detach() * weight
         norm = self._apply()
         group = self._optimizer.param_groups[0]
         lr = float(group["lr"] / group.get("lr_scale", 1.0))  # before layer decay
-        self._pending.append((step + 1, StepResult(total, norm), lr))
+        self._pending.append((step + 1, StepResult(total, norm, parts), lr))
 
     def _weighted(self, batches: Iterator[Any]) -> Iterator[tuple[Any, float]]:
         """The micro-batches of a step, each with the share that its mean has in the step's.
@@ -186,10 +193,14 @@ class Trainer:
         progress = self._checkpointer.progress
         if not self._pending:
             return
-        losses = torch.stack([result.loss for _, result, _ in self._pending])
-        means = (self._devices.sum(losses) / self._devices.num_ranks).tolist()
+        means = self._means([result.loss for _, result, _ in self._pending])
+        parts = {
+            name: self._means([result.parts[name] for _, result, _ in self._pending])
+            for name in self._pending[0][1].parts
+        }
         norms = torch.stack([result.norm for _, result, _ in self._pending]).tolist()
-        for (step, _, lr), loss, norm in zip(self._pending, means, norms, strict=True):
+        rows = zip(self._pending, means, norms, strict=True)
+        for order, ((step, _, lr), loss, norm) in enumerate(rows):
             if self._scaler.is_enabled():
                 require_scale(step, self._scaler.get_scale())
             else:
@@ -197,11 +208,17 @@ class Trainer:
             progress.loss_sum += loss
             progress.loss_steps += 1
             if self._schedule.is_logged(step):
-                self._log_step(step, loss, norm, lr)
+                own = {f"loss/{name}": values[order] for name, values in parts.items()}
+                self._log_step(step, {"loss": loss, **own, "lr": lr, "grad_norm": norm})
         self._pending.clear()
 
-    def _log_step(self, step: int, loss: float, norm: float, lr: float) -> None:
-        values = {"loss": loss, "lr": lr, "grad_norm": norm}
+    def _means(self, values: list[torch.Tensor]) -> list[float]:
+        """Over all ranks, of one number per step."""
+        summed = self._devices.sum(torch.stack(values))
+        means: list[float] = (summed / self._devices.num_ranks).tolist()
+        return means
+
+    def _log_step(self, step: int, values: Mapping[str, float]) -> None:
         self._reporter.stepped(step, values)
         self._checkpointer.log({"step": step, "epoch": self._epoch(step), **values})
         now = time.perf_counter()

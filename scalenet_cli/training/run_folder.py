@@ -33,7 +33,7 @@ from scalenet_cli.files.output_parts import (
     is_run,
 )
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
-from scalenet_cli.plan.training import Recipe
+from scalenet_cli.plan.training import DEFAULT_TASK, Recipe
 from scalenet_cli.training.run_record import FORMAT, RunRecord, compare_records
 
 MAX_RECORD_BYTES: Final = 100_000_000
@@ -108,9 +108,10 @@ class RunFolder:
                 else "choose another -o",
             )
 
-    def recipe(self) -> Recipe:
-        """The recipe of the run."""
-        return load_training_recipe(self.path / RECIPE)
+    def recipe(self, kind: type[Recipe]) -> Recipe:
+        """The recipe of the run, which is of a task's own kind."""
+        task = str(kind.model_fields["task"].default)
+        return load_training_recipe(self.path / RECIPE, recipes={DEFAULT_TASK: kind, task: kind})
 
     def record(self) -> RunRecord:
         """What the run was started with.
@@ -149,7 +150,7 @@ class RunFolder:
         Raises:
             RunDiffers: lists every difference.
         """
-        changed = differences(self.recipe(), recipe)
+        changed = differences(self.recipe(type(recipe)), recipe)
         found, advice = compare_records(self.record(), record)
         if changed:
             advice = ("leave out what changes the recipe", *advice)

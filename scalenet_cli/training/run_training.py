@@ -11,7 +11,7 @@ from torch import nn
 
 from scalenet_cli.errors import NoBatch, OptionError
 from scalenet_cli.models.trained_model import TrainedModel
-from scalenet_cli.plan.training import ImageRecipe, Recipe
+from scalenet_cli.plan.training import Recipe
 from scalenet_cli.surgery.groups import freeze
 from scalenet_cli.training.allocator import keep_freed_memory
 from scalenet_cli.training.checkpoint import Checkpointer
@@ -96,7 +96,7 @@ def _train(
         recipe,
         subject.groups,
         fused=not parallel.sharded,
-        layer_decay=recipe.layer_decay if isinstance(recipe, ImageRecipe) else None,
+        layer_decay=recipe.decay_per_layer,
     )
     scaler = torch.amp.GradScaler(devices.device.type, enabled=recipe.precision == "fp16")
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)

@@ -12,6 +12,7 @@ from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.training.devices import Devices
+from scalenet_cli.training.objective import Loss
 
 # The model as it is called in training: with DDP or FSDP around it.
 Run = Callable[..., Any]
@@ -102,9 +103,7 @@ class Task(Protocol):
         """Over how many targets the loss of a batch is a mean."""
         ...
 
-    def loss(
-        self, run: Run, batch: Any, device: torch.device, *, epoch: int, purpose: str
-    ) -> torch.Tensor:
+    def loss(self, run: Run, batch: Any, device: torch.device, *, epoch: int, purpose: str) -> Loss:
         """Mean loss of a micro-batch; what is random in it is seeded by ``purpose``."""
         ...
 

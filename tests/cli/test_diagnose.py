@@ -20,7 +20,7 @@ from scalenet_cli import SourceOptions, load
 from scalenet_cli.diagnosis.diagnose import diagnose
 from scalenet_cli.diagnosis.report import DiagnoseReport
 from scalenet_cli.errors import OptionError
-from scalenet_cli.tasks.base import DiagnoseOptions
+from scalenet_cli.tasks.requests import DiagnoseOptions
 from tests.cli.helpers import (
     DATA,
     USAGE,

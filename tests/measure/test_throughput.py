@@ -5,16 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from scalenet_cli import BenchOptions, SourceOptions, bench, count_params, flops
 from scalenet_cli.benchmark.report import BenchReport, PassReport, RatioReport, VariantReport
 from scalenet_cli.benchmark.variants import make_variants, materialise
 from scalenet_cli.errors import OptionError
+from scalenet_cli.families.base import Family
 from scalenet_cli.measure.memory import training_memory
-from scalenet_cli.measure.throughput import TrainingStep, make_work, take_turns
+from scalenet_cli.measure.throughput import TrainingStep, Work, take_turns
 from scalenet_cli.models.describe import describe
 from scalenet_cli.models.target import open_target
 from scalenet_cli.plan.load import load_plan
+from scalenet_cli.tasks import find_task
+from scalenet_cli.tasks.requests import BenchRequest
 from tests.conftest import PLAN
 from tests.models import ARCHITECTURES
 
@@ -45,6 +49,13 @@ def rows(facts: PassReport | None) -> Mapping[str, VariantReport]:
 def ratios(facts: PassReport | None) -> Mapping[tuple[str, str], RatioReport]:
     assert facts is not None
     return {(row.variant, row.reference): row for row in facts.ratios}
+
+
+def make_batch(model: nn.Module, family: Family, size: int) -> Work:
+    request = BenchRequest(
+        model=model, family=family, size=size, batch_size=2, num_outputs=5, device=CPU
+    )
+    return find_task(family.task).make_bench_batch(request)
 
 
 def test_flops_equal_the_formula(report: BenchReport) -> None:
@@ -147,9 +158,7 @@ def test_saved_activations_are_what_autograd_keeps(name: str, plan: str) -> None
     for variant in variants:
         materialise(variant, described.family, CPU)
         size = architecture.arguments["img_size"]
-        work = make_work(
-            variant.model, described.family, size, batch_size=2, num_outputs=5, device=CPU
-        )
+        work = make_batch(variant.model, described.family, size)
         step = TrainingStep(variant.model, work)
         own = [*variant.model.parameters(), *variant.model.buffers()]
         addresses = {tensor.untyped_storage().data_ptr() for tensor in own}
@@ -180,7 +189,7 @@ def test_a_step_changes_what_is_trained_and_nothing_else(plan: str) -> None:
     scaled = next(variant for variant in variants if variant.name == "scaled")
     materialise(scaled, described.family, CPU)
     before = {key: value.clone() for key, value in scaled.model.named_parameters()}
-    work = make_work(scaled.model, described.family, 16, batch_size=2, num_outputs=5, device=CPU)
+    work = make_batch(scaled.model, described.family, 16)
     TrainingStep(scaled.model, work)()
     for key, value in scaled.model.named_parameters():
         assert torch.equal(before[key], value) == (scaled.groups[key] not in ("adapters", "norms"))

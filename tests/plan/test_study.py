@@ -11,6 +11,7 @@ from scalenet_cli.plan.load_study import load_study, parse_study
 from scalenet_cli.plan.load_training import parse_settings
 from scalenet_cli.plan.recipes import study_names
 from scalenet_cli.plan.yaml_text import dump_yaml, parse_yaml
+from scalenet_cli.tasks.recipes import recipe_table
 
 HEAD = """\
 version: 1
@@ -111,7 +112,7 @@ def test_seeds_are_different() -> None:
 def test_settings_are_the_recipes(text: str, says: tuple[str, ...]) -> None:
     document = parse_study(HEAD + SCALENET + text, "s.yaml")
     with pytest.raises(Exception, match="error") as raised:
-        document.recipe(0, "image-classification")
+        document.recipe(0, "image-classification", recipe_table())
     assert all(words in str(raised.value) for words in says), str(raised.value)
 
 
@@ -119,7 +120,7 @@ def test_an_arms_settings_win() -> None:
     arms = "  - {name: a, base: true, settings: {lr: 3e-3}}\n  - {name: b, base: true}\n"
     common = "recipe: {lr: 1e-3, epochs: 7}\nsettings: {lr: 2e-3}\n"
     document = parse_study(HEAD + arms + common)
-    recipes = [document.recipe(order, "image-classification") for order in range(2)]
+    recipes = [document.recipe(order, "image-classification", recipe_table()) for order in range(2)]
     assert [recipe.lr for recipe in recipes] == [3e-3, 2e-3]
     assert [recipe.epochs for recipe in recipes] == [7, 7]
 
@@ -155,6 +156,6 @@ def test_a_shipped_study_loads(name: str) -> None:
     document = load_study(name)
     assert document.study.title
     for order, arm in enumerate(document.study.arms):
-        document.recipe(order, "image-classification")
+        document.recipe(order, "image-classification", recipe_table())
         if arm.kind == "plan":
             assert document.plan(order).plan.version == 1

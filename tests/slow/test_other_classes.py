@@ -7,7 +7,7 @@ import pytest
 
 from scalenet_cli import expand_checkpoint
 from scalenet_cli.commands.finetune import FinetuneReport, finetune
-from scalenet_cli.tasks.base import FinetuneOptions
+from scalenet_cli.tasks.requests import FinetuneOptions
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.run_training import Work
 from tests.slow.test_real_weights import VIT, asset, write_plan

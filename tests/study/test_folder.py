@@ -11,9 +11,10 @@ import yaml
 
 from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.errors import DeviceUnavailable, OutputInUse, RunDiffers
+from scalenet_cli.reports.spread import spread_over, spread_text
 from scalenet_cli.study.folder import StudyFolder, with_kept_arms
 from scalenet_cli.study.plots import COMPUTE, CURVES, PARAMETERS, draw_plots
-from scalenet_cli.study.results import markdown, spread_over, spread_text
+from scalenet_cli.study.results import markdown
 from tests.cli.helpers import in_use, snapshot
 from tests.study.helpers import NAN, SCALENET, Made, Watch, run_study, without, write_study
 

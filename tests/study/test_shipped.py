@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from scalenet_cli.plan.load_study import load_study
 from scalenet_cli.study.data import open_study_source
 from scalenet_cli.study.plans import Target, describe_arm, make_plan
+from scalenet_cli.tasks.recipes import recipe_table
 from tests.study.helpers import run_study
 from tests.training.runs import slow, write_data
 
@@ -56,7 +57,7 @@ def test_every_plan_of_a_study_of_the_paper_fits_its_source(name: str) -> None:
     targets: dict[str, Target] = {}
     for order in sorted(range(len(arms)), key=lambda at: arms[at].like is not None):
         arm = arms[order]
-        document.recipe(order, source.task)
+        document.recipe(order, source.task, recipe_table())
         like = targets[arm.like] if arm.like is not None else None
         plan = make_plan(document, source, order, like)
         described = describe_arm(source, plan)

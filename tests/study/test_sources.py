@@ -13,6 +13,7 @@ from scalenet_cli.errors import PlanSchema, RunDiffers
 from scalenet_cli.plan.load_study import StudyDocument, load_study
 from scalenet_cli.study.data import StudySource, TaskMaker, open_study_source
 from scalenet_cli.tasks.causal_lm.data import corpus
+from scalenet_cli.tasks.recipes import recipe_table
 from scalenet_cli.training.devices import open_devices
 from scalenet_cli.training.run_training import Work
 from tests.images import write_classifier, write_labelled
@@ -62,7 +63,7 @@ def test_texts_are_read_once_for_all_recipes_that_read_them_alike(
     monkeypatch.setattr(corpus, "open_corpus", counted)
     document, source = opened(write_language_study(tmp_path))
     tasks = TaskMaker(document, source, open_devices("cpu"), Work(workers=0))
-    recipe = document.recipe(0, "causal-lm")
+    recipe = document.recipe(0, "causal-lm", recipe_table())
     faster = recipe.model_copy(update={"lr": 1.0})
     assert tasks.make(recipe, "here") is not tasks.make(faster, "here")
     assert tasks.record(recipe) == tasks.record(faster)

@@ -21,7 +21,7 @@ from scalenet_cli import expand_checkpoint
 from scalenet_cli.commands.finetune import FinetuneReport, finetune
 from scalenet_cli.plan.load import plan_from_dict
 from scalenet_cli.surgery.groups import freeze
-from scalenet_cli.tasks.base import FinetuneOptions
+from scalenet_cli.tasks.requests import FinetuneOptions
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.run_training import Work

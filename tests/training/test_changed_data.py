@@ -14,9 +14,9 @@ from PIL import Image
 
 from scalenet_cli.commands.finetune import finetune
 from scalenet_cli.errors import ImageUnreadable, RunDiffers
-from scalenet_cli.tasks.base import FinetuneOptions
 from scalenet_cli.tasks.image_classification.data.fingerprint import content_record
 from scalenet_cli.tasks.image_classification.data.splits import open_split
+from scalenet_cli.tasks.requests import FinetuneOptions
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.run_training import Work
 from tests.training.runs import PLAIN, Listener, contents, slow, write_data

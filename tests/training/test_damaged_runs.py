@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scalenet_cli.errors import NotARun, RunStateDamaged
+from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
 from scalenet_cli.training.run_folder import FileStart, RunFolder
 from scalenet_cli.training.saved_bundles import check_saved
 from scalenet_cli.training.state import read_state
@@ -124,7 +125,7 @@ def _believed(run: Path, last_step: int) -> object:
     folder.require_metrics(FileStart(progress.metrics_bytes, progress.metrics_sha256))
     start = folder.open_start()
     saved = check_saved(folder, start, progress, last_step, sealed=True)
-    return folder.record(), folder.recipe(), progress, state.numbers, saved
+    return folder.record(), folder.recipe(ImageRecipe), progress, state.numbers, saved
 
 
 @pytest.mark.sample(3)

@@ -17,7 +17,7 @@ from scalenet_cli.bundle.read import open_bundle
 from scalenet_cli.errors import OptionError, PlanErrors
 from scalenet_cli.measure.new_blocks import NewBlocksReport, judge_new_blocks
 from scalenet_cli.measure.strength import Strength
-from scalenet_cli.plan.load_training import load_training_recipe
+from scalenet_cli.tasks.recipes import load_training_recipe
 from tests.cli.helpers import Run
 from tests.training.children import Server, as_rank, free_port
 from tests.training.runs import (
@@ -190,8 +190,9 @@ def test_verdicts(
 ) -> None:  # fmt: skip
     scores, others = ({"top1": top1, "val_loss": loss} for top1, loss in (with_them, without))
     found = judge_new_blocks(
-        6, Strength(gate, 0.01), scores, others, num_samples=2000, trained=trained
-    )
+        6, Strength(gate, 0.01), scores, others, num_samples=2000, trained=trained,
+        accuracy="top1",
+    )  # fmt: skip
     assert found.verdict == verdict
     assert (found.advice is None) == (says is None)
     assert says is None or says in str(found.advice)

@@ -14,7 +14,7 @@ from scalenet_cli.tasks.causal_lm.load_model import load_language_model
 from scalenet_cli.training.data import evenly_spaced
 
 if TYPE_CHECKING:
-    from scalenet_cli.tasks.base import Diagnosis
+    from scalenet_cli.tasks.requests import Diagnosis
 
 DEFAULT_BATCH = 4
 

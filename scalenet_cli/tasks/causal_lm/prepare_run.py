@@ -8,11 +8,11 @@ from scalenet_cli.bundle.trained import Start, start_with
 from scalenet_cli.families.sources.carried import is_tokenizer_file, tokenizer_files
 from scalenet_cli.models.load import load_weights
 from scalenet_cli.models.trained_model import TrainedModel
-from scalenet_cli.plan.training import LanguageRecipe
-from scalenet_cli.tasks.base import Parts, Request
 from scalenet_cli.tasks.causal_lm import NAME
 from scalenet_cli.tasks.causal_lm.data.corpus import Corpus, open_corpus
+from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
 from scalenet_cli.tasks.causal_lm.training_task import LanguageTask
+from scalenet_cli.tasks.requests import Parts, Request
 from scalenet_cli.training.run_record import RunRecord, SplitRecord
 from scalenet_cli.training.trained_groups import train_set
 from scalenet_cli.version import TOOL

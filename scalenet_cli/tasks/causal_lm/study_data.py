@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, final
 
-from scalenet_cli.plan.training import LanguageRecipe
-from scalenet_cli.tasks.base import DataRequest
 from scalenet_cli.tasks.causal_lm.data.corpus import Corpus, open_corpus
+from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
 from scalenet_cli.tasks.causal_lm.training_task import LanguageTask
+from scalenet_cli.tasks.requests import DataRequest
 from scalenet_cli.training.run_record import SplitRecord
 
 

@@ -5,19 +5,25 @@ from typing import TYPE_CHECKING, Any, Final, final
 from scalenet_cli.errors import OptionError
 from scalenet_cli.tasks.causal_lm import NAME
 from scalenet_cli.tasks.causal_lm.metrics import METRICS
+from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
 
 if TYPE_CHECKING:
     from scalenet_cli.measure.diagnosed_model import DiagnosedModel
-    from scalenet_cli.tasks.base import (
+    from scalenet_cli.measure.throughput import Work as BenchWork
+    from scalenet_cli.tasks.base import OpenedData
+    from scalenet_cli.tasks.requests import (
+        BenchRequest,
         DataRequest,
         Diagnosis,
         EvalRequest,
         EvalResult,
-        OpenedData,
         Parts,
         Progress,
         Request,
     )
+
+# By the kind of device; a sequence is much more work than an image.
+_BENCH_BATCH: Final = {"cpu": 1, "mps": 2, "cuda": 8}
 
 
 @final
@@ -26,6 +32,7 @@ class CausalLM:
 
     name = NAME
     metrics = METRICS
+    recipe = LanguageRecipe
     sample_unit = "sequences"
     threshold_examples = (
         "for example perplexity=30 (also loss and bits_per_byte; at most) or acc=0.6 (also "
@@ -54,6 +61,16 @@ class CausalLM:
         from scalenet_cli.tasks.causal_lm.evaluation.evaluate import evaluate_request
 
         return evaluate_request(request, progress)
+
+    def bench_batch_size(self, device: str) -> int:
+        """See Task."""
+        return _BENCH_BATCH[device]
+
+    def make_bench_batch(self, request: "BenchRequest") -> "BenchWork":
+        """See Task."""
+        from scalenet_cli.tasks.causal_lm.bench_batch import make_tokens
+
+        return make_tokens(request)
 
     def open_samples(self, work: "Diagnosis", target: str, *, held: int = 0) -> "DiagnosedModel":
         """See Task."""

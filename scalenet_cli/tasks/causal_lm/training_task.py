@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import Group
-from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.tasks.causal_lm.data.corpus import Corpus
 from scalenet_cli.tasks.causal_lm.data.samples import (
     IGNORED,
@@ -23,7 +22,11 @@ from scalenet_cli.tasks.causal_lm.data.samples import (
     collate_rows,
     grouped_order,
 )
+from scalenet_cli.tasks.causal_lm.objective import OBJECTIVES
+from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
+from scalenet_cli.training.base_model import base_outputs
 from scalenet_cli.training.devices import Devices
+from scalenet_cli.training.objective import Loss
 from scalenet_cli.training.order import epoch_order
 from scalenet_cli.training.seeding import seed_everything
 from scalenet_cli.training.training_task import Run, Scores, Skipped
@@ -51,6 +54,8 @@ class LanguageTask:
         self.validation: Final = TokenRows(corpus.val, room=None, longest_first=True)
         self.sizes: Final = (len(self.training), len(self.validation))
         self._head = _ChosenRows()
+        self._objective = OBJECTIVES["next-token"](recipe)
+        self._base: tuple[nn.Module, Layout] | None = None
 
     def collate(self, samples: Sequence[Row]) -> TokenBatch:
         """Padded rows."""
@@ -69,6 +74,7 @@ class LanguageTask:
     def prepare(self, model: nn.Module, layout: Layout, family: Family) -> None:
         """The head answers only where something is to be predicted."""
         self._head.listen(model)
+        self._base = (model, layout)
 
     def accept(self, batch: TokenBatch, size: int) -> tuple[Skipped, ...]:
         """Nothing is skipped while training: records were checked when they became tokens."""
@@ -80,10 +86,14 @@ class LanguageTask:
 
     def loss(
         self, run: Run, batch: TokenBatch, device: torch.device, *, epoch: int, purpose: str
-    ) -> torch.Tensor:
-        """Mean cross entropy of the predicted tokens."""
+    ) -> Loss:
+        """The objective's, of the predicted tokens."""
         seed_everything(self._recipe.seed, purpose)
-        return self._loss_sum(run, batch, device) / max(self.num_targets(batch), 1)
+        teacher = None
+        if self._objective.wants_teacher and self._base is not None:
+            teacher, _ = base_outputs(*self._base, lambda: self._answer(run, batch, device))
+        logits_TV, labels_T = self._answer(run, batch, device)
+        return self._objective.loss(logits_TV, labels_T, teacher)
 
     def remarks(self, before: float, trained: Collection[Group]) -> tuple[str, ...]:
         """None: a language model answers whatever tokens it is shown."""
@@ -108,7 +118,14 @@ class LanguageTask:
         return Scores(mean, {"perplexity": perplexity}, text)
 
     def _loss_sum(self, run: Run, batch: TokenBatch, device: torch.device) -> torch.Tensor:
-        """Summed cross entropy, in float32, of the tokens that are targets.
+        """Summed cross entropy, in float32, of the tokens that are targets."""
+        logits_TV, labels_T = self._answer(run, batch, device)
+        return F.cross_entropy(logits_TV.float(), labels_T, reduction="sum")
+
+    def _answer(
+        self, run: Run, batch: TokenBatch, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (T, V) where a token is predicted, and these tokens (T,).
 
         Without an attention mask: padding is on the right, where causal attention does not look.
         """
@@ -119,7 +136,7 @@ class LanguageTask:
         chosen_BN = labels_BN != IGNORED
         with self._head.at(chosen_BN):
             logits_TV = run(**inputs, use_cache=False).logits
-        return F.cross_entropy(logits_TV.float(), labels_BN[chosen_BN], reduction="sum")
+        return logits_TV, labels_BN[chosen_BN]
 
 
 @final

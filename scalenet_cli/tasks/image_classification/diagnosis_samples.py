@@ -20,7 +20,7 @@ from scalenet_cli.tasks.image_classification.load_model import load_classifier
 from scalenet_cli.training.data import DataOptions
 
 if TYPE_CHECKING:
-    from scalenet_cli.tasks.base import Diagnosis
+    from scalenet_cli.tasks.requests import Diagnosis
 
 DEFAULT_BATCH = 16
 

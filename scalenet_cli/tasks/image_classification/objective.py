@@ -1,13 +1,15 @@
 """Mixup, label smoothing and the loss of one micro-batch."""
 
-from typing import final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, final
 
 import torch
 from timm.data import Mixup
 from torch.nn import functional as F
 
 from scalenet_cli.errors import OptionError
-from scalenet_cli.plan.training import ImageRecipe
+from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
+from scalenet_cli.training.objective import Loss, Objective
 from scalenet_cli.training.seeding import seed_everything
 
 
@@ -25,8 +27,32 @@ def check_mixup(recipe: ImageRecipe, micro_batch: int) -> None:
 
 
 @final
-class Objective:
-    """What a batch is turned into, and what its logits are compared with."""
+class CrossEntropy:
+    """Cross entropy with label smoothing; see training.objective.Objective."""
+
+    wants_teacher: Final = False
+
+    def __init__(self, recipe: ImageRecipe) -> None:
+        self._smoothing = recipe.smoothing
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, teacher: Any) -> Loss:
+        """Mean cross entropy of (B, K) logits, in float32.
+
+        Targets are (B,) classes, or (B, K) shares of classes, which are smoothed already.
+        """
+        smoothing = self._smoothing if targets.ndim == 1 else 0.0
+        return Loss(F.cross_entropy(outputs.float(), targets, label_smoothing=smoothing))
+
+
+# How a recipe's images are trained on; an entry makes an objective of a recipe.
+OBJECTIVES: Final[Mapping[str, Callable[[ImageRecipe], Objective]]] = {
+    "cross-entropy": CrossEntropy,
+}
+
+
+@final
+class Mixing:
+    """Mixup and cutmix of a batch."""
 
     def __init__(self, recipe: ImageRecipe, num_classes: int) -> None:
         self._recipe = recipe
@@ -55,8 +81,3 @@ class Objective:
         self._mixup.mixup_enabled = not (off and epoch >= off)
         mixed: tuple[torch.Tensor, torch.Tensor] = self._mixup(images_BCHW, targets_B)
         return mixed
-
-    def loss(self, logits_BK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy, in float32."""
-        smoothing = self._recipe.smoothing if targets.ndim == 1 else 0.0
-        return F.cross_entropy(logits_BK.float(), targets, label_smoothing=smoothing)

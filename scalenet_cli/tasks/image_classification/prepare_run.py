@@ -10,11 +10,11 @@ from scalenet_cli.measure.params import count_parameters
 from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.models.load import load_weights
 from scalenet_cli.models.trained_model import TrainedModel, fill_new_head
-from scalenet_cli.plan.training import ImageRecipe
-from scalenet_cli.tasks.base import Parts, Request
 from scalenet_cli.tasks.image_classification.data.fingerprint import content_record, split_record
 from scalenet_cli.tasks.image_classification.head import Head, fit_classes, image_facts, open_splits
+from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
 from scalenet_cli.tasks.image_classification.training_task import ImageTask
+from scalenet_cli.tasks.requests import Parts, Request
 from scalenet_cli.training.contents import DataContents
 from scalenet_cli.training.run_record import RunRecord
 from scalenet_cli.training.trained_groups import train_set

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from scalenet_cli.tasks.base import DataRequest
 from scalenet_cli.tasks.image_classification.data.fingerprint import split_record
 from scalenet_cli.tasks.image_classification.data.splits import Split
 from scalenet_cli.tasks.image_classification.head import (
@@ -14,6 +13,7 @@ from scalenet_cli.tasks.image_classification.head import (
     open_splits,
 )
 from scalenet_cli.tasks.image_classification.training_task import ImageTask
+from scalenet_cli.tasks.requests import DataRequest
 from scalenet_cli.training.run_record import SplitRecord
 
 

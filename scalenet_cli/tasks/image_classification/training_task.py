@@ -13,7 +13,6 @@ from scalenet_cli.errors import DataUnreadable
 from scalenet_cli.families.base import Family
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.plan.schema import Group
-from scalenet_cli.plan.training import ImageRecipe
 from scalenet_cli.surgery.expand import spread_drop_path
 from scalenet_cli.tasks.image_classification.data.samples import (
     MAX_REPLACEMENTS,
@@ -28,8 +27,11 @@ from scalenet_cli.tasks.image_classification.data.samples import (
 from scalenet_cli.tasks.image_classification.data.splits import Split
 from scalenet_cli.tasks.image_classification.evaluation.accuracy import evaluate, require_readable
 from scalenet_cli.tasks.image_classification.evaluation.guessing import guessed_share, is_guessing
-from scalenet_cli.tasks.image_classification.objective import Objective, check_mixup
+from scalenet_cli.tasks.image_classification.objective import OBJECTIVES, Mixing, check_mixup
+from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
+from scalenet_cli.training.base_model import base_outputs
 from scalenet_cli.training.devices import Devices
+from scalenet_cli.training.objective import Loss
 from scalenet_cli.training.order import epoch_order
 from scalenet_cli.training.training_task import Run, Scores, Skipped
 
@@ -67,7 +69,9 @@ class ImageTask:
         )
         self.validation: Final = EvaluationSamples(val, evaluation_transform(config))
         self._example = torch.zeros(tuple(config["input_size"]))
-        self._objective = Objective(recipe, num_classes)
+        self._mixing = Mixing(recipe, num_classes)
+        self._objective = OBJECTIVES["cross-entropy"](recipe)
+        self._base: tuple[nn.Module, Layout] | None = None
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stacks what could be read."""
@@ -83,6 +87,7 @@ class ImageTask:
 
     def prepare(self, model: nn.Module, layout: Layout, family: Family) -> None:
         """The recipe's stochastic depth and memory layout."""
+        self._base = (model, layout)
         if self._recipe.drop_path is not None:
             spread_drop_path(model, layout, self._recipe.drop_path, family)
         if self._recipe.channels_last:
@@ -100,16 +105,19 @@ class ImageTask:
 
     def loss(
         self, run: Run, batch: Batch, device: torch.device, *, epoch: int, purpose: str
-    ) -> torch.Tensor:
-        """Mean cross entropy of mixed images."""
+    ) -> Loss:
+        """The objective's, of mixed images."""
         layout = torch.channels_last if self._recipe.channels_last else torch.preserve_format
-        images, targets = self._objective.prepare(
+        images, targets = self._mixing.prepare(
             batch.images.to(device, non_blocking=True, memory_format=layout),
             batch.targets.to(device, non_blocking=True),
             epoch=epoch,
             purpose=purpose,
         )
-        return self._objective.loss(run(images), targets)
+        teacher = None
+        if self._objective.wants_teacher and self._base is not None:
+            teacher = base_outputs(*self._base, lambda: run(images))
+        return self._objective.loss(run(images), targets, teacher)
 
     def remarks(self, before: float, trained: Collection[Group]) -> tuple[str, ...]:
         """A head that is not trained and no better than guessing is of other classes, it seems."""

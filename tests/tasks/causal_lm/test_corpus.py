@@ -8,8 +8,8 @@ import pytest
 from transformers import LlamaConfig
 
 from scalenet_cli.errors import DataNotFound, OptionError
-from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.tasks.causal_lm.data.corpus import Corpus, evaluation_records, open_corpus
+from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
 from scalenet_cli.training.data import DataOptions
 from tests.tasks.causal_lm.test_chat import THINKING, TURNS
 from tests.training.texts import RECIPE, WORDS, instructions, write_records, write_tokenizer

@@ -8,9 +8,9 @@ import pytest
 from scalenet_cli import LanguageOptions, evaluate_language
 from scalenet_cli.diagnosis.diagnose import diagnose
 from scalenet_cli.errors import DataUnreadable
-from scalenet_cli.tasks.base import DiagnoseOptions
 from scalenet_cli.tasks.causal_lm.data.examples import ExampleMaker
 from scalenet_cli.tasks.causal_lm.data.record import Record
+from scalenet_cli.tasks.requests import DiagnoseOptions
 from tests.tasks.causal_lm.helpers import write_lines, write_model, write_tokenizer
 from tests.tasks.causal_lm.test_corpus import opened
 from tests.tasks.causal_lm.test_sequences import prepared

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from scalenet_cli.errors import DataNotFound, OptionError
-from scalenet_cli.plan.training import LanguageRecipe
 from scalenet_cli.tasks.causal_lm.data.examples import ExampleMaker, is_plain
 from scalenet_cli.tasks.causal_lm.data.record import Record, text_of
 from scalenet_cli.tasks.causal_lm.data.records import has_splits, is_text_data, read_records
 from scalenet_cli.tasks.causal_lm.data.sequences import Sequences, shortfalls, tokenize
 from scalenet_cli.tasks.causal_lm.data.templates import Chosen
 from scalenet_cli.tasks.causal_lm.data.tokenizers import check_vocabulary, load_tokenizer
+from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
 from scalenet_cli.training.data import DataOptions, evenly_spaced
 
 # Tokens of a sequence, where neither recipe nor model says less; Alpaca's.

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.models.source_options import SourceOptions
-from scalenet_cli.tasks.base import EvalRequest, EvalResult, Progress
 from scalenet_cli.tasks.causal_lm.evaluation.options import LanguageEvaluation, LanguageOptions
 from scalenet_cli.tasks.causal_lm.evaluation.report import LanguageReport
 from scalenet_cli.tasks.causal_lm.options import EvalFlags
+from scalenet_cli.tasks.requests import EvalRequest, EvalResult, Progress
 
 
 def evaluate_request(request: EvalRequest, progress: Progress | None) -> EvalResult:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.models.source_options import SourceOptions
-from scalenet_cli.tasks.base import Device, Precision
 from scalenet_cli.tasks.causal_lm.data.templates import Template
+from scalenet_cli.tasks.requests import Device, Precision
 
 
 @dataclass(frozen=True, slots=True)

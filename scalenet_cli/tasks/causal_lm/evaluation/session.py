@@ -32,8 +32,8 @@ from scalenet_cli.training.failures import explained
 from scalenet_cli.training.join_ranks import joined, require_same_evaluation
 
 if TYPE_CHECKING:
-    from scalenet_cli.tasks.base import Progress
     from scalenet_cli.tasks.causal_lm.evaluation.options import LanguageEvaluation, LanguageOptions
+    from scalenet_cli.tasks.requests import Progress
 
 
 @dataclass(frozen=True, slots=True)

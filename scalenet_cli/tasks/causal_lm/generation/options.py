@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scalenet_cli.errors import OptionError
-from scalenet_cli.tasks.base import Device, Precision
 from scalenet_cli.tasks.causal_lm.data.templates import Template
+from scalenet_cli.tasks.requests import Device, Precision
 
 # Gets each piece of text as soon as it is certain.
 Listener = Callable[[str], None]

@@ -8,8 +8,8 @@ from PIL import UnidentifiedImageError
 from timm.data import create_transform
 from torch.utils.data import Dataset
 
-from scalenet_cli.plan.training import ImageRecipe
 from scalenet_cli.tasks.image_classification.data.splits import IMAGE_ERRORS, Split
+from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
 from scalenet_cli.training.order import Place
 from scalenet_cli.training.seeding import seed_host
 from scalenet_cli.training.training_task import Skipped

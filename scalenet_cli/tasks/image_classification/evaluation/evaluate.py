@@ -4,7 +4,6 @@ from pathlib import Path
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.models.source_options import SourceOptions
-from scalenet_cli.tasks.base import EvalRequest, EvalResult, Progress
 from scalenet_cli.tasks.image_classification.evaluation.options import (
     CONFUSION,
     PREDICTIONS,
@@ -13,6 +12,7 @@ from scalenet_cli.tasks.image_classification.evaluation.options import (
 from scalenet_cli.tasks.image_classification.evaluation.report import EvalReport
 from scalenet_cli.tasks.image_classification.options import EvalFlags
 from scalenet_cli.tasks.image_classification.refuse_data import refuse_data
+from scalenet_cli.tasks.requests import EvalRequest, EvalResult, Progress
 from scalenet_cli.tasks.result_files import PARQUET, check_result_file
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scalenet_cli.errors import OptionError
-from scalenet_cli.tasks.base import Device, Precision
+from scalenet_cli.tasks.requests import Device, Precision
 
 CONFUSION: Final = "--confusion"
 PREDICTIONS: Final = "--predictions"

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from scalenet_cli.reports.base import HeadClasses, Report
-from scalenet_cli.tasks.base import Precision
+from scalenet_cli.tasks.requests import Precision
 
 
 class CorruptImage(Report):

@@ -40,8 +40,8 @@ from scalenet_cli.training.loaders import evaluation_loader
 from scalenet_cli.training.world import this_world
 
 if TYPE_CHECKING:
-    from scalenet_cli.tasks.base import Progress
     from scalenet_cli.tasks.image_classification.evaluation.options import EvalOptions
+    from scalenet_cli.tasks.requests import Progress
 
 _MAX_CONFUSION: Final = 5000
 _MAX_WORKERS: Final = 8

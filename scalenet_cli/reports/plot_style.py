@@ -1,4 +1,4 @@
-"""What the plots of a diagnosis have in common.
+"""How all plots look.
 
 They are to be read in grey print and by colour-blind eyes: colours are of cividis, which is ordered
 by lightness, and every line also has a marker and a style of its own.
@@ -9,18 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from scalenet_cli.diagnosis.report import ModelReport
+from scalenet_cli.files.staged_file import staged_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Okabe and Ito's palette, without its yellow, which vanishes on white paper.
+_COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# Without colour a kind of points is known by its marker, and a curve by its dashes as well.
+_POINTS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 _MARKERS: Final = "os^Dv<>Pp*"
 _STYLES: Final = ("-", "--", "-.", ":")
 # Values so far apart do not fit on a linear axis.
 FAR: Final = 30
-_WIDEST: Final = 16.0
-_LONGEST: Final = 40
 
 
 @contextmanager
@@ -50,48 +52,6 @@ def line_look(order: int, count: int) -> dict[str, Any]:
     }
 
 
-def block_labels(model: ModelReport) -> list[str]:
-    """What is executed at every place: the source block, primed once per further use."""
-    return [
-        (f"{block.stage}." if has_stages(model) else "") + f"{block.source}" + "'" * block.ordinal
-        for block in model.blocks
-    ]
-
-
-def label_blocks(axes: "Axes", labels: Sequence[str], name: str, *, vertical: bool = False) -> None:
-    """Names along an axis, as many of them as there is room for."""
-    step = -(-len(labels) // 28)
-    places = range(0, len(labels), step)
-    shown = [labels[place] for place in places]
-    if vertical:
-        axes.set_yticks(places, shown)
-        axes.set_ylabel(name)
-    else:
-        axes.set_xticks(places, shown, rotation=90 if max(map(len, shown)) > 3 else 0)
-        axes.set_xlabel(name)
-
-
-def model_name(model: ModelReport) -> str:
-    """What plots call it."""
-    return _printable(model.name)
-
-
-def _printable(text: str) -> str:
-    """No mathematics, and no characters that a font lacks."""
-    shown = "".join(c if c.isprintable() and c.isascii() else "?" for c in text)
-    return (shown if len(shown) <= _LONGEST else f"...{shown[3 - _LONGEST :]}").replace("$", r"\$")
-
-
-def has_stages(model: ModelReport) -> bool:
-    """Whether its blocks need a stage in their names."""
-    return model.blocks[-1].stage > 0
-
-
-def figure_width(num_blocks: int) -> float:
-    """Inches for an axis with so many blocks."""
-    return min(_WIDEST, 4 + 0.3 * num_blocks)
-
-
 def choose_scale(axes: "Axes", values: Sequence[float]) -> None:
     """Logarithmic where values are far apart and all above 0, else linear from 0."""
     if min(values) > 0 and max(values) > FAR * min(values):
@@ -104,3 +64,41 @@ def finish_axes(axes: "Axes") -> None:
     """Grid and legend."""
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+
+
+@contextmanager
+def draw_staged(path: Path) -> Iterator["tuple[Figure, Axes]"]:
+    """A figure with one plot and its legend beside it; a PNG in the end, whole or not at all.
+
+    Raises:
+        OutputUnwritable: no permission, or no room.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    yield figure, axes
+    axes.grid(alpha=0.3)
+    handles: Sequence[Any] = axes.get_legend_handles_labels()[0]
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handles=handles)
+    with staged_file(path, failure="it cannot be written") as staging:
+        figure.savefig(staging, format="png", dpi=120, metadata={"Software": None})
+
+
+def point_look(order: int) -> dict[str, Any]:
+    """Colour and marker of one of several kinds of points; see dashes for lines."""
+    return {
+        "color": _COLOURS[order % len(_COLOURS)],
+        "marker": _POINTS[order % len(_POINTS)],
+        # Hollow, and not all of one size: points at one place are all seen.
+        "markersize": 5 + 2.5 * (order % 3),
+        "markerfacecolor": "none",
+        "markeredgewidth": 1.5,
+    }
+
+
+def dashes(order: int) -> str:
+    """The line of one of several curves."""
+    return _STYLES[order % len(_STYLES)]
