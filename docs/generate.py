@@ -11,8 +11,10 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
@@ -111,6 +113,30 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _block(text: str) -> str:
     return f"\n{text}\n\n"
+
+
+# The layers
+
+
+def layers() -> str:
+    """A picture of the layers: a row for each of the contract that import-linter checks."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    rows = [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
+    width = 59  # and a bar: divides into one, two and three boxes
+    bars = [[(width + 1) * at // len(names) for at in range(len(names) + 1)] for names in rows]
+    lines = []
+    for names, own, above in zip(rows, bars, [[], *bars], strict=False):
+        lines.append(_edge(width, {*own, *above}))
+        sizes = [end - start - 1 for start, end in pairwise(own)]
+        cells = [name.center(size) for name, size in zip(names, sizes, strict=True)]
+        lines.append(f"|{'|'.join(cells)}|")
+    drawn = "\n".join([*lines, _edge(width, {*bars[-1]})])
+    return _block(f"```text\n{drawn}\n```")
+
+
+def _edge(width: int, corners: Collection[int]) -> str:
+    return "".join("+" if at in corners else "-" for at in range(width + 2))
 
 
 # The plan

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 GROUP: Any = typer.main.get_command(app)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMMANDS: Mapping[str, Any] = GROUP.commands
 
 
@@ -146,7 +147,7 @@ def test_the_code_hints_at_commands_that_exist() -> None:
 
 def test_hints_install_from_the_clone() -> None:
     """The package is on no index yet, and an extra that is named exists."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = PROJECT["project"]
     assert errors.install_hint("data").endswith("pip install '.[data]'")
     texts = [ROOT / "README.md", *PAGES, *sorted((ROOT / "scalenet_cli").rglob("*.py"))]
     for path in texts:
@@ -269,6 +270,20 @@ def test_all_rows_of_the_paper_are_listed() -> None:
     assert set(re.findall(r"^- `(paper/\S+)`", explained, re.M)) == apart
 
 
+def test_the_architecture_names_files_and_packages_that_exist() -> None:
+    text = prose(DOCS / "architecture.md")
+    package = ROOT / "scalenet_cli"
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(named) > 60
+    # Those of the last paragraph lie in the folder that it names.
+    roots = (package, ROOT, package / "tasks" / "causal_lm" / "evaluation")
+    assert not [name for name in named if not any((root / name).is_file() for root in roots)]
+
+    (contract,) = PROJECT["tool"]["importlinter"]["contracts"]
+    layers = [name.strip() for row in contract["layers"] for name in row.split("|")]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == layers
+
+
 def test_the_glossary_is_kept() -> None:
     assert "layer_map" in (DOCS / "glossary.md").read_text(encoding="utf-8")
     forbidden = re.compile(r"\blayer_map\b|\bvirtual layers?\b|\bcfg\b", re.IGNORECASE)
@@ -279,5 +294,4 @@ def test_the_glossary_is_kept() -> None:
 def test_the_changelog_is_of_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", text, re.M)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert released[0] == scalenet_cli.__version__ == project["version"]
+    assert released[0] == scalenet_cli.__version__ == PROJECT["project"]["version"]

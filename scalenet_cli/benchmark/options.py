@@ -7,16 +7,10 @@ from typing import Final, Literal
 from scalenet_cli.errors import OptionError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-
-
 Precision = Literal["fp32", "bf16", "fp16"]
-
-
 Pass = Literal["inference", "training"]
-
-
+# Which kind of pass, turns done, and turns in total.
 Progress = Callable[[Pass, int, int], None]
-
 
 BOTH: Final[tuple[Pass, ...]] = ("inference", "training")
 
