@@ -17,11 +17,6 @@ LARGE_FILES = {"errors.py"}
 LONG_FUNCTIONS = {
     # One argument per option, of which it makes records.
     "cli/finetune.py:_finetune",
-    # What writes files and trains.
-    "bundle/staging.py:check_output",
-    "bundle/trained.py:write_trained",
-    "training/devices.py:open_devices",
-    "training/run_training.py:_train",
 }
 
 

@@ -24,28 +24,7 @@ def check_output(output: Path, *, force: bool, foreign: bool = False) -> None:
     except OSError as error:
         raise OutputUnwritable(f"{error.strerror}", where=str(output)) from None
     if exists:
-        empty = output.is_dir() and not any(output.iterdir())
-        if not force and not empty:
-            raise OutputExists(
-                "the output exists already",
-                where=str(output),
-                hint="choose another -o, or add --force to replace the bundle",
-            )
-        listed = {MANIFEST} if empty else _listed_files(output)
-        if output.is_symlink() or listed is None:
-            raise OutputExists(
-                "the output exists and is no bundle, so --force does not remove it",
-                where=str(output),
-                hint="choose another -o, or remove it yourself",
-            )
-        others = foreign_files(output)
-        if others and not foreign:
-            raise OutputExists(
-                f"the output holds {others[0].name}, which is no part of the bundle; --force would "
-                "remove it",
-                where=str(output),
-                hint="move it away, or choose another -o",
-            )
+        _require_replaceable(output, force=force, foreign=foreign)
     parent = _parent(output)
     if not parent.is_dir():
         raise OutputUnwritable(
@@ -53,6 +32,36 @@ def check_output(output: Path, *, force: bool, foreign: bool = False) -> None:
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputUnwritable(f"no permission to write in {parent}", where=str(output))
+
+
+def _require_replaceable(output: Path, *, force: bool, foreign: bool) -> None:
+    """What is there is a bundle that may be replaced, or an empty folder.
+
+    Raises:
+        OutputExists: it is not.
+    """
+    empty = output.is_dir() and not any(output.iterdir())
+    if not force and not empty:
+        raise OutputExists(
+            "the output exists already",
+            where=str(output),
+            hint="choose another -o, or add --force to replace the bundle",
+        )
+    listed = {MANIFEST} if empty else _listed_files(output)
+    if output.is_symlink() or listed is None:
+        raise OutputExists(
+            "the output exists and is no bundle, so --force does not remove it",
+            where=str(output),
+            hint="choose another -o, or remove it yourself",
+        )
+    others = foreign_files(output)
+    if others and not foreign:
+        raise OutputExists(
+            f"the output holds {others[0].name}, which is no part of the bundle; --force would "
+            "remove it",
+            where=str(output),
+            hint="move it away, or choose another -o",
+        )
 
 
 def foreign_files(output: Path) -> list[Path]:

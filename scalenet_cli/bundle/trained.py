@@ -112,6 +112,14 @@ def copy_start(start: Start, output: Path) -> None:
         write_manifest(folder, start.manifest)
 
 
+def _trained_card(start: Bundle, manifest: Manifest, story: str) -> str:
+    """The start's card, which tells of the training and of the base's tensors."""
+    card = (start.folder / CARD).read_text(encoding="utf-8").split("\n## Training\n")[0]
+    if manifest.trained is not None and manifest.trained.changed_base:
+        card = card.replace(UNCHANGED, CHANGED)
+    return f"{card}\n## Training\n\n{story}\n"
+
+
 def write_trained(
     output: Path,
     start: Bundle,
@@ -144,15 +152,11 @@ def write_trained(
         for file in new_files("adapters", held) if held else ():
             files[file.name] = write_file(folder, "instances", file)
         if CARD in files:
-            card = (start.folder / CARD).read_text(encoding="utf-8").split("\n## Training\n")[0]
-            if manifest.trained is not None and manifest.trained.changed_base:
-                card = card.replace(UNCHANGED, CHANGED)
             (folder / CARD).unlink()  # a link to the start's: never written through
-            files[CARD] = write_text(folder, CARD, f"{card}\n## Training\n\n{story}\n")
+            files[CARD] = write_text(folder, CARD, _trained_card(start, manifest, story))
         # Somebody's notes, or an evaluation's files: they stay beside the new bundle.
         for path in foreign_files(output) if output.exists() else ():
             if path.name not in files:
                 _keep(path, folder / path.name)
-        files = dict(sorted(files.items()))
-        digest = write_manifest(folder, manifest.model_copy(update={"files": files}))
-    return digest
+        listed = manifest.model_copy(update={"files": dict(sorted(files.items()))})
+        return write_manifest(folder, listed)

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -20,6 +20,12 @@ DataDir = Annotated[
     ),
 ]
 _TRIAL, _DATA, _DEVICES, _RECIPE = "Trials", "Data", "Devices", "Recipe"
+# Parameters that are entries of the recipe.
+_RECIPE_FLAGS: Final = (
+    "epochs", "batch_size", "accumulate", "lr", "weight_decay", "warmup_epochs", "drop_path",
+    "max_length", "packing", "ema_decay", "precision", "gradient_checkpointing", "compile_blocks",
+    "seed", "deterministic", "save_steps", "eval_epochs", "eval_steps", "max_steps",
+)  # fmt: skip
 
 
 def _finetune(
@@ -160,27 +166,7 @@ def _finetune(
 ) -> None:
     """Train a bundle's model: the paper's recipe by default, each value a flag or --set."""
     outlive_readers()
-    flags: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "warmup_epochs": warmup_epochs,
-        "drop_path": drop_path,
-        "max_length": max_length,
-        "packing": packing,
-        "ema_decay": ema_decay,
-        "precision": precision,
-        "gradient_checkpointing": gradient_checkpointing,
-        "compile": compile_blocks,
-        "seed": seed,
-        "deterministic": deterministic,
-        "save_steps": save_steps,
-        "eval_epochs": eval_epochs,
-        "eval_steps": eval_steps,
-        "max_steps": max_steps,
-    }
+    flags = {name.removesuffix("_blocks"): invocation.params[name] for name in _RECIPE_FLAGS}
     if gpus is not None:
         from scalenet_cli.cli.launch import launch
 

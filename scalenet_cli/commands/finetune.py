@@ -26,7 +26,7 @@ from scalenet_cli.training.failures import explained
 from scalenet_cli.training.loop import Reporter
 from scalenet_cli.training.quiet import Quiet
 from scalenet_cli.training.run_folder import RunFolder
-from scalenet_cli.training.run_training import Finished, carry_out
+from scalenet_cli.training.run_training import Finished, TrainingRun, carry_out
 from scalenet_cli.version import TOOL
 
 _MEMORY_HINT: Final = (
@@ -130,15 +130,7 @@ def _finetune(
     # Only the main rank reads it again: on a network disk the others may not see it yet.
     start = devices.run_on_main_rank(folder.open_start) or setup.start.source
     setup = replace(setup, subject=replace(setup.subject, bundle=start))
-    try:
-        with compiling() if setup.recipe.compile else nullcontext():
-            finished = carry_out(
-                setup.subject, setup.recipe, setup.task, devices, folder, options.work, reporter,
-                _ablation(setup, options),
-            )  # fmt: skip
-    except KeyboardInterrupt as interrupt:
-        told = str(interrupt) or "--resume goes on from the last checkpoint"
-        raise KeyboardInterrupt(told) from None
+    finished = _carry_out(setup, folder, options, devices, reporter)
     checkpointer, progress = finished.checkpointer, finished.checkpointer.progress
     if progress.before is not None and checkpointer.is_better(progress.before, progress.best):
         reporter.note(
@@ -155,6 +147,27 @@ def _announce(setup: Setup, options: FinetuneOptions, reporter: Reporter, *, dig
         reporter.note("there is no run to resume yet, so a new one is started")
     if digest:
         reporter.note("--data-digest: all images are read once before the run goes on")
+
+
+def _carry_out(
+    setup: Setup, folder: RunFolder, options: FinetuneOptions, devices: Devices, reporter: Reporter
+) -> Finished:
+    run = TrainingRun(
+        subject=setup.subject,
+        recipe=setup.recipe,
+        task=setup.task,
+        devices=devices,
+        folder=folder,
+        work=options.work,
+        reporter=reporter,
+        ablation=_ablation(setup, options),
+    )
+    try:
+        with compiling() if setup.recipe.compile else nullcontext():
+            return carry_out(run)
+    except KeyboardInterrupt as interrupt:
+        advice = str(interrupt) or "--resume goes on from the last checkpoint"
+        raise KeyboardInterrupt(advice) from None
 
 
 def _ablation(setup: Setup, options: FinetuneOptions) -> AbstractContextManager[None] | None:

@@ -211,28 +211,12 @@ def open_devices(wanted: str = "auto") -> Devices:
     """
     world = this_world()
     device = find_device(wanted)
-    local_ranks, gpus = world.num_local_ranks, torch.cuda.device_count()
-    if device.type == "cuda" and local_ranks > gpus:
-        raise DeviceUnavailable(
-            f"{local_ranks} processes were started on this machine, but it has {gpus} GPUs",
-            hint=f"start {gpus}, or use --device cpu; srun's --gpus-per-task hides GPUs from "
-            "tasks: use --gpus-per-node",
-        )
+    _require_one_per_rank(device, world, wanted)
     if world.num_ranks == 1:
         # Accelerate would keep the device of the first call for the life of the process.
         return Devices(device, 0, 1)
-    if device.type == "mps":
-        raise DeviceUnavailable(
-            f"{world.num_ranks} processes were started, but MPS serves one",
-            hint="start one, or use --device cpu",
-        )
-    if device.index is not None:
-        raise DeviceUnavailable(
-            f"--device {wanted} names one device, but there are several processes",
-            hint=f"--device {device.type}: each process takes the one of its local rank",
-        )
     if device.type == "cpu":
-        _share_cores(local_ranks)
+        _share_cores(world.num_local_ranks)
     # torch and Accelerate read these; a launcher such as srun does not set them.
     os.environ |= world.variables()
     devices = _join(world, device)
@@ -244,6 +228,33 @@ def open_devices(wanted: str = "auto") -> Devices:
             "are set, nor one for another device",
         )
     return devices
+
+
+def _require_one_per_rank(device: torch.device, world: World, wanted: str) -> None:
+    """Every process of this machine has a device, and each one of its own.
+
+    Raises:
+        DeviceUnavailable: it is not so.
+    """
+    local_ranks, gpus = world.num_local_ranks, torch.cuda.device_count()
+    if device.type == "cuda" and local_ranks > gpus:
+        raise DeviceUnavailable(
+            f"{local_ranks} processes were started on this machine, but it has {gpus} GPUs",
+            hint=f"start {gpus}, or use --device cpu; srun's --gpus-per-task hides GPUs from "
+            "tasks: use --gpus-per-node",
+        )
+    if world.num_ranks == 1:
+        return
+    if device.type == "mps":
+        raise DeviceUnavailable(
+            f"{world.num_ranks} processes were started, but MPS serves one",
+            hint="start one, or use --device cpu",
+        )
+    if device.index is not None:
+        raise DeviceUnavailable(
+            f"--device {wanted} names one device, but there are several processes",
+            hint=f"--device {device.type}: each process takes the one of its local rank",
+        )
 
 
 def _join(world: World, device: torch.device) -> Devices:

@@ -57,6 +57,7 @@ class Trainer:
 
     def __init__(
         self,
+        *,
         parallel: Parallel,
         trained: dict[str, nn.Parameter],
         optimizer: Any,
@@ -66,7 +67,6 @@ class Trainer:
         devices: Devices,
         checkpointer: Checkpointer,
         reporter: Reporter,
-        *,
         average: Average | None,
     ) -> None:
         self._parallel, self._trained, self._optimizer = parallel, trained, optimizer

@@ -50,45 +50,57 @@ class Finished:
     ablated: Scores | None
 
 
-def carry_out(
-    subject: TrainedModel,
-    recipe: Recipe,
-    task: Task,
-    devices: Devices,
-    folder: RunFolder,
-    work: Work,
-    reporter: Reporter,
-    ablation: AbstractContextManager[None] | None = None,
-) -> Finished:
-    """Trains from the newest state to the end; see Trainer.run for what it raises.
+@final
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """Everything that a run is made of.
 
     The trained model is evaluated once more inside of ``ablation``, where one is given.
+    """
+
+    subject: TrainedModel
+    recipe: Recipe
+    task: Task
+    devices: Devices
+    folder: RunFolder
+    work: Work
+    reporter: Reporter
+    ablation: AbstractContextManager[None] | None = None
+
+
+def carry_out(run: TrainingRun) -> Finished:
+    """Trains from the newest state to the end; see Trainer.run for what it raises.
 
     Raises:
         OptionError: the batch does not fit the ranks.
         NoBatch: the data are smaller than one batch.
     """
-    micro_batch = check_batch(recipe, task, devices, work)
-    with _libraries(recipe, devices):
-        return _train(subject, recipe, task, devices, folder, work, reporter, ablation, micro_batch)
+    micro_batch = check_batch(run.recipe, run.task, run.devices, run.work)
+    with _libraries(run.recipe, run.devices):
+        return _train(run, micro_batch)
 
 
-def _train(
-    subject: TrainedModel,
-    recipe: Recipe,
-    task: Task,
-    devices: Devices,
-    folder: RunFolder,
-    work: Work,
-    reporter: Reporter,
-    ablation: AbstractContextManager[None] | None,
-    micro_batch: int,
-) -> Finished:
+def _train(run: TrainingRun, micro_batch: int) -> Finished:
+    recipe, task, devices, work = run.recipe, run.task, run.devices, run.work
+    trainer, checkpointer, schedule = _make_trainer(run)
+    workers = task.default_workers if work.workers is None else work.workers
+    first, ablation = checkpointer.progress.step, run.ablation
+    ablated = trainer.run(
+        training_loader(task, recipe, devices, workers, first, schedule.last_step),
+        validation_loader(task, devices, work.eval_batch_size or micro_batch, workers),
+        ablation if ablation is None or not recipe.compile else _uncompiled(ablation),
+    )
+    return Finished(checkpointer, ablated)
+
+
+def _make_trainer(run: TrainingRun) -> tuple[Trainer, Checkpointer, Schedule]:
+    """Model, optimizer and state, put together and where the run is."""
+    subject, recipe, task, devices = run.subject, run.recipe, run.task, run.devices
     model = subject.model
     trained_keys = freeze(model, subject.groups, subject.train)
     set_types(model, DTYPES.get(recipe.precision))
     _prepare_model(model, subject, recipe, task)
-    parallel = Parallel(model, subject.layout, devices, work.sharding)
+    parallel = Parallel(model, subject.layout, devices, run.work.sharding)
     trained = {key: model.get_parameter(key) for key in trained_keys}
     schedule = Schedule(recipe, task.sizes[0] // recipe.batch_size)
     optimizer = build_optimizer(
@@ -100,33 +112,34 @@ def _train(
     )
     scaler = torch.amp.GradScaler(devices.device.type, enabled=recipe.precision == "fp16")
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)
-    checkpointer = Checkpointer(folder, subject, task, trained, optimizer, scaler, devices)
+    checkpointer = Checkpointer(run.folder, subject, task, trained, optimizer, scaler, devices)
+    _restore(checkpointer, average, schedule, run)
+    trainer = Trainer(
+        parallel=parallel,
+        trained=trained,
+        optimizer=optimizer,
+        lr_schedule=build_schedule(optimizer, recipe, schedule.last_step),
+        task=task,
+        schedule=schedule,
+        devices=devices,
+        checkpointer=checkpointer,
+        reporter=run.reporter,
+        average=average,
+    )
+    return trainer, checkpointer, schedule
+
+
+def _restore(
+    checkpointer: Checkpointer, average: Average | None, schedule: Schedule, run: TrainingRun
+) -> None:
+    """Goes back to the newest state, on all ranks to the same."""
+    devices = run.devices
     notes = devices.run_on_all_ranks(lambda: checkpointer.restore(average, schedule.last_step))
     # A rank that does not see the newest state yet, on a network disk, would begin elsewhere.
     devices.require_same({"step": str(checkpointer.progress.step)})
     devices.run_on_main_rank(checkpointer.tidy)
     for note in notes:
-        reporter.note(note)
-    trainer = Trainer(
-        parallel,
-        trained,
-        optimizer,
-        build_schedule(optimizer, recipe, schedule.last_step),
-        task,
-        schedule,
-        devices,
-        checkpointer,
-        reporter,
-        average=average,
-    )
-    workers = task.default_workers if work.workers is None else work.workers
-    first = checkpointer.progress.step
-    ablated = trainer.run(
-        training_loader(task, recipe, devices, workers, first, schedule.last_step),
-        validation_loader(task, devices, work.eval_batch_size or micro_batch, workers),
-        ablation if ablation is None or not recipe.compile else _uncompiled(ablation),
-    )
-    return Finished(checkpointer, ablated)
+        run.reporter.note(note)
 
 
 @contextmanager
