@@ -140,8 +140,6 @@ def test_quick_commands_do_not_import_torch(arguments: list[str]) -> None:
     assert result.stdout
 
 
-# An older folder of the run's or the report's own gets its name back.
-MAY_RENAME = {"training/run_folder.py", "diagnosis/folder.py"}
 RENAMING = {"rename", "renames", "renameat2", "mkstemp", "mkdtemp"}
 
 
@@ -162,5 +160,5 @@ def renames(source: str) -> bool:
 def test_one_package_puts_files_in_place() -> None:
     paths = {p.relative_to(PACKAGE).as_posix(): p for p in PACKAGE.rglob("*.py")}
     found = {name for name, p in paths.items() if renames(p.read_text())}
-    assert {name for name in found if not name.startswith("files/")} == MAY_RENAME
+    assert not {name for name in found if not name.startswith("files/")}
     assert any(name.startswith("files/") for name in found)

@@ -1,7 +1,6 @@
 """A bundle's folder: what may be replaced, and by what it is recognized."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from scalenet_cli.bundle.manifest import MANIFEST
 from scalenet_cli.errors import OutputExists, OutputUnwritable
-from scalenet_cli.files.staged_folder import staged_folder
+from scalenet_cli.files.staged_folder import require_writable_parent, staged_folder
 
 
 def check_output(output: Path, *, force: bool, foreign: bool = False) -> None:
@@ -25,13 +24,7 @@ def check_output(output: Path, *, force: bool, foreign: bool = False) -> None:
         raise OutputUnwritable(f"{error.strerror}", where=str(output)) from None
     if exists:
         _require_replaceable(output, force=force, foreign=foreign)
-    parent = _parent(output)
-    if not parent.is_dir():
-        raise OutputUnwritable(
-            f"{parent} is no folder", where=str(output), hint="make that folder first"
-        )
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputUnwritable(f"no permission to write in {parent}", where=str(output))
+    require_writable_parent(output)
 
 
 def _require_replaceable(output: Path, *, force: bool, foreign: bool) -> None:

@@ -1,24 +1,21 @@
 """The folder of a diagnosis: whole or not at all, and never over anything else."""
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from scalenet_cli.bundle.staging import check_output, staged_bundle
 from scalenet_cli.diagnosis.report import DiagnoseReport
 from scalenet_cli.errors import OutputExists, OutputUnwritable
 from scalenet_cli.files.durable import fsync_path
+from scalenet_cli.files.staged_folder import require_writable_parent, staged_folder
 
 NUMBERS: Final = "report.json"
 PAGE: Final = "README.md"
 _MAX_BYTES: Final = 2**30
 
 
-def check_report_output(output: Path, *, force: bool) -> bool:
-    """The output may be written; true where it replaces an earlier report.
+def check_report_output(output: Path, *, force: bool) -> None:
+    """The output may be written, be it in the place of an earlier report.
 
     Raises:
         OutputExists: it is there; with ``force``, it is there and is no report.
@@ -30,8 +27,8 @@ def check_report_output(output: Path, *, force: bool) -> bool:
     except OSError as error:
         raise OutputUnwritable(f"{error.strerror}", where=str(output)) from None
     if not exists:
-        check_output(output, force=False)
-        return False
+        require_writable_parent(output)
+        return
     if not force:
         raise OutputExists(
             "the output exists already",
@@ -44,7 +41,6 @@ def check_report_output(output: Path, *, force: bool) -> bool:
             where=str(output),
             hint="choose another -o, or remove it yourself",
         )
-    return True
 
 
 def _is_report(folder: Path) -> bool:
@@ -70,7 +66,7 @@ def write_report(report: DiagnoseReport, output: Path, *, force: bool) -> Diagno
     from scalenet_cli.diagnosis.page import make_page
     from scalenet_cli.diagnosis.plots import draw_plots
 
-    with _report_folder(output, force=force) as folder:
+    with staged_folder(output, lambda: check_report_output(output, force=force)) as folder:
         pictures = draw_plots(report, folder)
         written = report.model_copy(update={"files": (NUMBERS, PAGE, *pictures)})
         (folder / PAGE).write_text(make_page(written), encoding="utf-8")
@@ -79,26 +75,3 @@ def write_report(report: DiagnoseReport, output: Path, *, force: bool) -> Diagno
         for name in written.files:
             fsync_path(folder / name)
     return written
-
-
-@contextmanager
-def _report_folder(output: Path, *, force: bool) -> Iterator[Path]:
-    """A folder to write into, which takes the output's name when the block ends well."""
-    if not check_report_output(output, force=force):
-        with staged_bundle(output, force=False) as folder:
-            yield folder
-        return
-    place = output.absolute()
-    with tempfile.TemporaryDirectory(
-        prefix=f".{place.name}.", suffix=".partial", dir=place.parent
-    ) as aside:
-        fresh, old = Path(aside) / "new", Path(aside) / "old"
-        with staged_bundle(fresh, force=False) as folder:
-            yield folder
-        place.rename(old)
-        try:
-            fresh.rename(place)
-        except BaseException:
-            old.rename(place)
-            raise
-    fsync_path(place.parent)

@@ -6,15 +6,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, ValidationError
-
-from scalenet_cli.plan.schema import Strict
+from pydantic import BaseModel, Field, ValidationError
 
 _PROC: Final = Path("/proc")
 State = Literal["running", "ended", "unknown"]
 
 
-class Holder(Strict):
+class Holder(BaseModel, extra="forbid", frozen=True):
     """A process that writes to a folder."""
 
     host: str = Field(max_length=255)

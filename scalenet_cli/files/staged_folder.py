@@ -49,6 +49,26 @@ def staged_folder(output: Path, require_free: Callable[[], None]) -> Iterator[Pa
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def require_writable_parent(output: Path) -> None:
+    """The folder that the output would lie in is there, and may be written to.
+
+    Raises:
+        OutputUnwritable: it is not so.
+    """
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise OutputUnwritable(
+            f"{parent} is no folder", where=str(output), hint="make that folder first"
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputUnwritable(f"no permission to write in {parent}", where=str(output))
+
+
+def put_back(kept: Path, output: Path) -> None:
+    """An older folder gets its name back, after a kill between two renames."""
+    kept.rename(output)
+
+
 def _publish(staging: Path, output: Path, parent: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from scalenet_cli.bundle.manifest import digest_content
 from scalenet_cli.bundle.read import Bundle, open_bundle
-from scalenet_cli.bundle.staging import staged_bundle
 from scalenet_cli.bundle.trained import Start, copy_start
 from scalenet_cli.errors import (
     NotARun,
@@ -32,6 +31,7 @@ from scalenet_cli.files.output_parts import (
     TIMINGS,
     is_run,
 )
+from scalenet_cli.files.staged_folder import put_back, require_writable_parent, staged_folder
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.training import DEFAULT_TASK, Recipe
 from scalenet_cli.training.run_record import FORMAT, RunRecord, compare_records
@@ -74,7 +74,7 @@ class RunFolder:
             raise OutputUnwritable(
                 f"its folder cannot be made: {error.strerror}", where=str(self.path)
             ) from None
-        with staged_bundle(self.path, force=False) as folder:
+        with staged_folder(self.path, self._require_room) as folder:
             copy_start(start, folder / "start")
             text = recipe_text(recipe).encode()
             (folder / RECIPE).write_bytes(text)
@@ -85,6 +85,10 @@ class RunFolder:
             (folder / RUN_RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             for name in (RECIPE, METRICS, RUN_RECORD):
                 fsync_path(folder / name)
+
+    def _require_room(self) -> None:
+        self.require_absent()
+        require_writable_parent(self.path)
 
     def require_absent(self) -> None:
         """Nothing lies where the run is to be.
@@ -227,7 +231,7 @@ class RunFolder:
         for bundle in (self.last, self.best):
             place = self.bundle_place(bundle.name)
             if place is not None and place != bundle:
-                place.rename(bundle)
+                put_back(place, bundle)
         for stale in (*self.path.glob(".*.partial"), *self.path.glob(".*.old")):
             shutil.rmtree(stale, ignore_errors=True)
 

@@ -14,11 +14,11 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from scalenet_cli.bundle.manifest import digest_content
-from scalenet_cli.bundle.staging import staged_bundle
 from scalenet_cli.bundle.tensor_files import TensorFile, write_file
 from scalenet_cli.errors import RunStateDamaged
 from scalenet_cli.families.sources.tensors import hold
 from scalenet_cli.files.durable import fsync_path
+from scalenet_cli.files.staged_folder import require_writable_parent, staged_folder
 from scalenet_cli.plan.schema import Strict
 from scalenet_cli.training.parallel import gathered, like
 
@@ -181,7 +181,7 @@ def write_state(
     target = run / f"state-{progress.step:09d}"
     if target.exists():
         shutil.rmtree(target)
-    with staged_bundle(target, force=False) as folder:
+    with staged_folder(target, lambda: require_writable_parent(target)) as folder:
         held = {key: hold(tensor, key) for key, tensor in tensors.items()}
         write_file(folder, "instances", TensorFile(TENSORS, held))
         with (folder / TENSORS).open("rb") as file:
