@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from scalenet_cli.errors import PlanError
 from scalenet_cli.plan.load import parse_plan
+from scalenet_cli.plan.yaml_text import dump_yaml
 from tests.cli.helpers import USAGE, Run, child, refuse, short
 from tests.cli.test_bad_plans import BASE, refuse_plan
 
@@ -199,8 +199,12 @@ KEYS = st.sampled_from(
 
 
 def _parse(text: str) -> None:
-    with suppress(PlanError):
-        parse_plan(text)
+    """A PlanError; or a plan, which written out is the same plan."""
+    try:
+        plan = parse_plan(text).plan
+    except PlanError:
+        return
+    assert parse_plan(dump_yaml(plan.model_dump(mode="json"))).plan == plan
 
 
 @given(text=st.text() | YAMLISH)
