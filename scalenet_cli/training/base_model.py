@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,41 +16,41 @@ T = TypeVar("T")
 
 
 @contextmanager
-def as_base_model(model: nn.Module, layout: Layout) -> Iterator[None]:
+def as_base_model(model: nn.Module, layout: Layout, *, compiled: bool = False) -> Iterator[None]:
     """The model computes what its source computes, in evaluation mode, while the context lasts.
 
     Added blocks give back what they get, and the others run without adapters and gates. Exact as
     long as the tensors of the base are frozen; norms or weights that are trained are the student's
-    as well, and the base moves along with them.
+    as well, and the base moves along with them. ``compiled`` says that blocks are.
     """
     with ExitStack() as stack:
+        if compiled:  # new hooks would compile the blocks again
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(EvaluationMode(model))
         stack.enter_context(without_new_blocks(model, layout))
-        stack.enter_context(_without_adjustments(model))
+        stack.enter_context(_cores_alone(model))
         yield
 
 
-def base_outputs(model: nn.Module, layout: Layout, call: Callable[[], T]) -> T:
+def base_outputs(
+    model: nn.Module, layout: Layout, call: Callable[[], T], *, compiled: bool = False
+) -> T:
     """What ``call`` returns, which runs the model, when it runs as its base: without gradients."""
-    with torch.no_grad(), as_base_model(model, layout):
-        return call()
+    with torch.no_grad(), as_base_model(model, layout, compiled=compiled):
+        outputs = call()
+    # Autocast would hand its copies of the weights, made without gradients, to the student.
+    torch.clear_autocast_cache()
+    return outputs
 
 
 @contextmanager
-def _without_adjustments(model: nn.Module) -> Iterator[None]:
-    taken: list[tuple[Any, Any, Any]] = [
-        (module, module.adapter, module.gate if isinstance(module, AdjustedLinear) else None)
-        for module in model.modules()
-        if isinstance(module, AdjustedLinear | AdjustedModule)
-    ]
+def _cores_alone(model: nn.Module) -> Iterator[None]:
+    """Wrappers call their cores. Their parameters stay in place, where FSDP looks for them."""
+    adjusted = [m for m in model.modules() if isinstance(m, AdjustedLinear | AdjustedModule)]
     try:
-        for module, _, gate in taken:
-            module.adapter = None
-            if gate is not None:
-                module.gate = None
+        for module in adjusted:
+            vars(module)["forward"] = module.core.__call__
         yield
     finally:
-        for module, adapter, gate in taken:
-            module.adapter = adapter
-            if gate is not None:
-                module.gate = gate
+        for module in adjusted:
+            vars(module).pop("forward", None)

@@ -88,3 +88,13 @@ def test_the_base_inside_of_a_trained_bundle_is_the_source(tmp_path: Path) -> No
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(trained, expected, atol=1e-4)
     assert set(loaded.groups.values()) <= set(GROUPS)
+
+
+def test_the_student_learns_under_autocast(tmp_path: Path) -> None:
+    """The teacher's pass leaves no copies of weights behind that have no gradient."""
+    bundle = expand_case(tiny_case("vit"), tmp_path / "bundle", **PLAN)
+    train(bundle, write_data(tmp_path / "data"), tmp_path / "run", {**RECIPE, "precision": "bf16"})
+    before, after = load_bundle(bundle), load_bundle(tmp_path / "run" / "last")
+    new = dict(after.model.named_parameters())
+    for key, old in before.model.named_parameters():
+        assert torch.equal(old, new[key]) != (before.groups[key] in ("adapters", "gates")), key

@@ -93,7 +93,9 @@ class LanguageTask:
         seed_everything(self._recipe.seed, purpose)
         teacher = None
         if self._objective.wants_teacher and self._base is not None:
-            teacher, _ = base_outputs(*self._base, lambda: self._answer(run, batch, device))
+            teacher, _ = base_outputs(
+                *self._base, lambda: self._answer(run, batch, device), compiled=self._recipe.compile
+            )
         logits_TV, labels_T = self._answer(run, batch, device)
         return self._objective.loss(logits_TV, labels_T, teacher)
 

@@ -120,7 +120,7 @@ class ImageTask:
         )
         teacher = None
         if self._objective.wants_teacher and self._base is not None:
-            teacher = base_outputs(*self._base, lambda: run(images))
+            teacher = base_outputs(*self._base, lambda: run(images), compiled=self._recipe.compile)
         return self._objective.loss(run(images), targets, teacher)
 
     def remarks(self, before: float, trained: Collection[Group]) -> tuple[str, ...]:
