@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from scalenet_cli import count_params, inspect, load, verify
+from scalenet_cli import BenchOptions, bench, count_params, inspect, load, verify
 from scalenet_cli.commands.expand import expand_checkpoint
 from scalenet_cli.errors import UnknownArchitecture
 from scalenet_cli.families import FAMILIES
@@ -70,7 +70,7 @@ class ToyFamily:
     """See Family, for every member."""
 
     name = "toy"
-    task = "images"
+    task = "image-classification"
     input_unit: Final = "pixels"
     has_classifier = True
     takes_source_options = False
@@ -206,3 +206,13 @@ def test_a_config_of_no_family_is_refused_by_the_last_of_the_table(tmp_path: Pat
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "another"}))
     with pytest.raises(UnknownArchitecture, match="another"):
         inspect(str(tmp_path))
+
+
+def test_a_toy_is_benched(toy: ToyModel, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    source = write_folder(toy, tmp_path / "source")
+    expand_checkpoint(source, tmp_path / "plan.yaml", tmp_path / "out")
+    how = BenchOptions(repeats=1, warmup=0, batch_size=2, device="cpu")
+    report = bench(str(tmp_path / "out"), how=how)
+    assert report.training is not None
+    assert {row.name for row in report.training.variants} == {"base", "scaled", "floor", "untied"}
