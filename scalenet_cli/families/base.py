@@ -253,6 +253,14 @@ class Family(BlockDescription, Protocol):
         """Puts ``save`` in the place of the library's own method, where a model has one."""
         ...
 
+    def image_preparation(self, model: "nn.Module") -> Mapping[str, Any]:
+        """How images of a model are prepared, with timm's names; empty where inputs are tokens.
+
+        ``input_size`` is (channels, height, width) as the model is built; ``fixed_input_size`` says
+        that it takes no other. What is left out is as ImageNet's.
+        """
+        ...
+
     def default_input_size(self, model: "nn.Module") -> int:
         """Image side in pixels, or sequence length in tokens, that counts refer to."""
         ...

@@ -164,6 +164,10 @@ class LlamaFamily:
         """See Family. Trainer, and ``push_to_hub``, call it as well."""
         model.save_pretrained = save
 
+    def image_preparation(self, model: Any) -> Mapping[str, Any]:
+        """See Family. There are no images."""
+        return {}
+
     def default_input_size(self, model: Any) -> int:
         """512 tokens, or the context where that is shorter."""
         return min(512, int(model.config.max_position_embeddings))

@@ -109,6 +109,13 @@ class TimmFamily(TimmKind):
     def save_with(self, model: nn.Module, save: Callable[..., None]) -> None:
         """See Family. timm's models have no such method."""
 
+    def image_preparation(self, model: Any) -> Mapping[str, Any]:
+        """See Family."""
+        embed = model.patch_embed
+        size = (int(embed.proj.in_channels), *map(int, embed.img_size))
+        fixed = bool(embed.strict_img_size)
+        return {**model.pretrained_cfg, "input_size": size, "fixed_input_size": fixed}
+
     def default_input_size(self, model: Any) -> int:
         """See Family."""
         return int(model.patch_embed.img_size[0])

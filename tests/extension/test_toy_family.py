@@ -7,10 +7,24 @@ from typing import Any, Final, final
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from scalenet_cli import BenchOptions, bench, count_params, inspect, load, verify
+from scalenet_cli import (
+    BenchOptions,
+    CompareOptions,
+    EvalOptions,
+    Work,
+    bench,
+    compare,
+    count_params,
+    diagnose,
+    evaluate,
+    inspect,
+    load,
+    verify,
+)
 from scalenet_cli.commands.expand import expand_checkpoint
 from scalenet_cli.errors import UnknownArchitecture
 from scalenet_cli.families import FAMILIES
@@ -29,6 +43,7 @@ from scalenet_cli.families.sources.folder import read_weights
 from scalenet_cli.families.sources.source import Source
 from scalenet_cli.plan.layout import Layout
 from scalenet_cli.surgery.ties import ties
+from tests.training.runs import PLAIN, InterruptAt, Interrupted, train, write_data
 
 WIDTH, PIXELS = 8, 4
 PLAN = "version: 1\nmapping: stack\nfactor: 2\nadapter: {dim: 2, targets: all-linear}\n"
@@ -148,6 +163,9 @@ class ToyFamily:
     def save_with(self, model: nn.Module, save: Callable[..., None]) -> None:
         pass
 
+    def image_preparation(self, model: nn.Module) -> Mapping[str, Any]:
+        return {"input_size": (3, PIXELS, PIXELS), "fixed_input_size": False}
+
     def default_input_size(self, model: nn.Module) -> int:
         return PIXELS
 
@@ -216,3 +234,34 @@ def test_a_toy_is_benched(toy: ToyModel, tmp_path: Path) -> None:
     report = bench(str(tmp_path / "out"), how=how)
     assert report.training is not None
     assert {row.name for row in report.training.variants} == {"base", "scaled", "floor", "untied"}
+
+
+def test_a_toy_is_trained_resumed_evaluated_diagnosed_and_compared(
+    toy: ToyModel, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", size=PIXELS, train=16, val=10)
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    source, bundle = write_folder(toy, tmp_path / "source"), tmp_path / "out"
+    expand_checkpoint(source, tmp_path / "plan.yaml", bundle)
+    recipe = {**PLAIN, "drop_path": None, "epochs": 2, "save_steps": 1}
+    whole = train(bundle, data, tmp_path / "whole", recipe)
+    with pytest.raises(Interrupted):
+        train(bundle, data, tmp_path / "run", recipe, reporter=InterruptAt(3))
+    assert train(bundle, data, tmp_path / "run", recipe, resume=True).last == whole.last
+
+    how = EvalOptions(workers=0, device="cpu")
+    assert evaluate(tmp_path / "run" / "last", data, how=how).top1 == whole.last["top1"]
+    assert evaluate(source, data, how=how).top1 == evaluate(bundle, data, how=how).top1
+    report = diagnose(bundle, data, against=source)
+    assert [len(report.model.blocks), len(report.against.blocks)] == [4, 2]
+
+    study = {
+        "version": 1, "source": str(source), "data": {"path": str(data)}, "seeds": [0],
+        "recipe": {**recipe, "epochs": 1},
+        "arms": [{"name": "x2", "plan": yaml.safe_load(PLAN)}, {"name": "base", "base": True}],
+    }  # fmt: skip
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    options = CompareOptions(device="cpu", work=Work(workers=0))
+    found = compare(tmp_path / "study.yaml", tmp_path / "study", options)
+    assert found.results is not None
+    assert all(arm.last is not None for arm in found.results.arms)

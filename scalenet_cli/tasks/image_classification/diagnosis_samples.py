@@ -35,7 +35,7 @@ def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> DiagnosedMo
     """
     how = work.how
     opened = use_target(target, load_classifier, work.options_of(target))
-    config = resolve_preprocessing(opened.model, how.preprocessing)
+    config = resolve_preprocessing(opened.family.image_preparation(opened.model), how.preprocessing)
     channels = image_channels(config)
     wanted = DataOptions(work.data, how.dataset, class_map=how.class_map)
     split = open_split(wanted, how.split or "validation", limit=how.limit, channels=channels)

@@ -35,7 +35,8 @@ class ImageFacts:
 def image_facts(target: Target, model: nn.Module) -> ImageFacts:
     """Facts of an image classifier, whose model needs no weights."""
     num_classes = int(vars(model)["num_classes"])
-    return ImageFacts(num_classes, resolve_preprocessing(model), known_classes(target, num_classes))
+    config = resolve_preprocessing(target.family.image_preparation(model))
+    return ImageFacts(num_classes, config, known_classes(target, num_classes))
 
 
 @dataclass(frozen=True, slots=True)

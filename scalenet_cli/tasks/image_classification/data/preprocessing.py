@@ -15,11 +15,13 @@ CROP_MODES: Final = ("center", "border", "squash")
 _CROP_PCT: Final = (0.05, 4.0)
 
 
-def resolve_preprocessing(model: Any, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def resolve_preprocessing(
+    own_config: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Input size (channels, height, width), mean, std, interpolation, crop_pct and crop_mode.
 
-    The size is the one that the model is built for; another one is possible only where the model
-    itself takes any.
+    ``own_config`` is what the family says of the model (Family.image_preparation). The size is the
+    one that the model is built for; another one is possible only where the model itself takes any.
 
     Raises:
         OptionError: an override cannot be used.
@@ -31,10 +33,10 @@ def resolve_preprocessing(model: Any, overrides: Mapping[str, Any] | None = None
         raise OptionError(
             f"{unknown[0]} is no preprocessing of timm's", hint=f"there are {', '.join(NAMES)}"
         )
-    channels = int(model.patch_embed.proj.in_channels)
-    own = resolve_data_config(pretrained_cfg=dict(model.pretrained_cfg))
+    channels = int(own_config["input_size"][0])
+    own = resolve_data_config(pretrained_cfg=dict(own_config))
     found = {name: given.get(name, own[name]) for name in NAMES}
-    found["input_size"] = _input_size(model, channels, given.get("input_size"))
+    found["input_size"] = _input_size(own_config, given.get("input_size"))
     for name in ("mean", "std"):
         values = [found[name]] if isinstance(found[name], int | float) else found[name]
         found[name] = _per_channel(values, channels, spread=name not in given)
@@ -59,16 +61,15 @@ def _per_channel(values: Any, channels: int, *, spread: bool) -> Any:
     return (*values,) * channels if len(values) == 1 else tuple(values)
 
 
-def _input_size(model: Any, channels: int, given: Any) -> tuple[int, int, int]:
-    embed = model.patch_embed
-    height, width = map(int, embed.img_size)
+def _input_size(own_config: Mapping[str, Any], given: Any) -> tuple[int, int, int]:
+    channels, height, width = own_config["input_size"]
     built = (channels, height, width)
     if given is None:
         return built
     wanted = (channels, given, given) if isinstance(given, int) else tuple(given)
     if len(wanted) != 3 or not all(type(n) is int and 0 < n <= 8192 for n in wanted):
         raise OptionError(f"--input-size is {given}, but it takes N or C,H,W, from 1 to 8192")
-    if wanted != built and (wanted[0] != channels or embed.strict_img_size):
+    if wanted != built and (wanted[0] != channels or own_config["fixed_input_size"]):
         shown = " x ".join(map(str, built))
         raise OptionError(
             f"--input-size {given} is not what the model takes: {shown}",

@@ -80,7 +80,7 @@ def _open(
     target: str, data: str, how: "EvalOptions", options: SourceOptions, devices: Devices
 ) -> Session:
     opened = use_target(target, load_classifier, options)
-    config = resolve_preprocessing(opened.model, how.preprocessing)
+    config = resolve_preprocessing(opened.family.image_preparation(opened.model), how.preprocessing)
     channels = image_channels(config)
     if how.confusion is not None and opened.num_classes > _MAX_CONFUSION:
         raise OptionError(
