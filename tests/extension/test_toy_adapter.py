@@ -1,6 +1,7 @@
 """Two toy kinds of adapter, one beside a Linear and one beside a whole module, in every part."""
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
@@ -11,7 +12,18 @@ from pydantic import Field
 from torch import nn
 
 import scalenet_cli.adapters as adapters
-from scalenet_cli import load, save
+from scalenet_cli import (
+    BenchOptions,
+    CompareOptions,
+    EvalOptions,
+    Work,
+    bench,
+    compare,
+    diagnose,
+    evaluate,
+    load,
+    save,
+)
 from scalenet_cli.adapters import ADAPTERS
 from scalenet_cli.adapters.base import (
     Adapter,
@@ -34,6 +46,15 @@ from scalenet_cli.surgery.ties import ties
 from scalenet_cli.surgery.untie import fold, untie
 from tests.laws.building import make_model, make_plan, randomise_instances, write_plan, write_source
 from tests.models import TinyCase, logits_of, tiny_case
+from tests.training.runs import (
+    PLAIN,
+    PLAN,
+    InterruptAt,
+    Interrupted,
+    expand_case,
+    train,
+    write_data,
+)
 
 on_each = pytest.mark.parametrize("case", ["vit", "swin", "llama"], indirect=True)
 
@@ -214,3 +235,35 @@ def test_all_linear_means_nothing_beside_whole_modules() -> None:
         make_model(tiny_case("vit"), adapter=toy("branch", targets="all-linear"))
     with pytest.raises(PlanErrors, match="matches no module of a block"):
         make_model(tiny_case("vit"), adapter=toy("branch", targets=["mlp.fc1"]))
+
+
+@pytest.mark.parametrize("adapter", [toy("full-rank", scale=0.5), toy("branch")])
+def test_a_toy_is_trained_resumed_evaluated_diagnosed_benched_and_compared(
+    adapter: dict[str, object], tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", train=16, val=10)
+    bundle = expand_case(tiny_case("vit"), tmp_path / "out", adapter=adapter, start="identity")
+    recipe = {**PLAIN, "epochs": 2, "save_steps": 1}
+    whole = train(bundle, data, tmp_path / "whole", recipe)
+    with pytest.raises(Interrupted):
+        train(bundle, data, tmp_path / "run", recipe, reporter=InterruptAt(3))
+    assert train(bundle, data, tmp_path / "run", recipe, resume=True).last == whole.last
+
+    how = EvalOptions(workers=0, device="cpu")
+    assert evaluate(tmp_path / "run" / "last", data, how=how).top1 == whole.last["top1"]
+    assert len(diagnose(tmp_path / "run", data).model.blocks) == 6
+    timed = bench(str(bundle), how=BenchOptions(repeats=1, warmup=0, batch_size=2, device="cpu"))
+    assert timed.training is not None
+    assert {row.name for row in timed.training.variants} == {"base", "scaled", "floor", "untied"}
+
+    source = write_source(tiny_case("vit"), tmp_path / "source")
+    study = {
+        "version": 1, "source": str(source), "data": {"path": str(data)}, "seeds": [0],
+        "recipe": {**recipe, "epochs": 1},
+        "arms": [{"name": "toy", "plan": {**PLAN, "adapter": adapter}}],
+    }  # fmt: skip
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    options = CompareOptions(device="cpu", work=Work(workers=0))
+    found = compare(tmp_path / "study.yaml", tmp_path / "study", options)
+    assert found.results is not None
+    assert found.results.arms[0].last is not None
