@@ -71,7 +71,9 @@ def _quickstart(
     checkpoint = shipped / CHECKPOINT
     if _require_own(output):
         shutil.rmtree(output)
-    run, evaluated = _train(checkpoint, shipped / DATA, output, max_steps, reporter)
+    run, evaluated = _train(
+        checkpoint, shipped / DATA, output=output, max_steps=max_steps, reporter=reporter
+    )
     from scalenet_cli.training.curves import read_metrics
 
     start = str(output / "start")
@@ -116,14 +118,14 @@ def _train(
         run = finetune(
             bundle,
             DataOptions(str(data), limit_val=limit),
-            output,
-            FinetuneOptions(
+            output=output,
+            options=FinetuneOptions(
                 "training/quickstart",
                 {} if max_steps is None else {"max_steps": max_steps},
                 device="cpu",
                 work=Work(workers=workers),
             ),
-            reporter,
+            reporter=reporter,
         )
     return run, evaluated
 

@@ -61,3 +61,34 @@ def test_a_planted_long_function_is_found(extra: int) -> None:
     assert list(long_functions(f"def f() -> None:\n{body}")) == ["f"] * extra
     assert not list(long_functions(f"def f() -> None:\n{body}", declares_options=True))
     assert list(long_functions(f"class C:\n  def f(\n    self):\n{body}")) == ["f"]
+
+
+MAX_POSITIONAL = 4
+# Of Python's and libc's own.
+TAKE_MANY = {"zip", "rename"}
+
+
+def crowded_calls(source: str) -> Iterator[str]:
+    """Functions and classes that are called by name with too many positional arguments."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
+            ours = isinstance(node.func, ast.Name) or (
+                name.startswith("self._") and "." not in name[5:]
+            )
+            starred = any(isinstance(argument, ast.Starred) for argument in node.args)
+            if len(node.args) > MAX_POSITIONAL and ours and not starred:
+                yield name
+
+
+def test_calls_name_what_they_pass() -> None:
+    found = {
+        f"{path.relative_to(PACKAGE).as_posix()}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in crowded_calls(path.read_text(encoding="utf-8"))
+        if name not in TAKE_MANY
+    }
+    assert not found
+    assert list(crowded_calls("f(1, 2, 3, 4, 5)\nself._f(1, 2, 3, 4, 5)\nf(1, 2, 3, 4)")) == [
+        "f", "self._f",
+    ]  # fmt: skip

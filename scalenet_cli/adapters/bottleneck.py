@@ -106,7 +106,7 @@ class BottleneckAdapter(Adapter):
     def beside(self, core: nn.Linear, x_BNI: torch.Tensor) -> torch.Tensor:
         """``core(x_BNI) + self(x_BNI)``; in training as one step of autograd, likewise."""
         if runs_only_forward(self, BottleneckAdapter) and can_fuse(x_BNI, core, self.down, self.up):
-            return fused_linear(x_BNI, core, self.down, self.up, self.activation)
+            return fused_linear(x_BNI, core, down=self.down, up=self.up, activation=self.activation)
         return self.add_to(core(x_BNI), x_BNI)
 
     def extra_repr(self) -> str:

@@ -40,7 +40,7 @@ class _FusedLinear(torch.autograd.Function):
         """The sum, (..., O) for x of (..., I)."""
         pre_MD = F.linear(x, down).view(-1, down.shape[0])
         h_MD = find_activation(activation).forward(pre_MD)
-        y = _sum_of_products(x, weight, bias, h_MD, up)
+        y = _sum_of_products(x, weight, bias=bias, h_MD=h_MD, up=up)
         ctx.save_for_backward(x, weight, down, up, pre_MD, h_MD)
         ctx.activation = activation
         return y

@@ -49,7 +49,10 @@ def bench(
     forked = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked), _threads(how.threads):
         torch.manual_seed(options.seed)
-        setup = Setup(target, plan, described, described.plan, how, device, options.seed)
+        setup = Setup(
+            target=target, plan_name=plan, described=described, plan=described.plan, how=how,
+            device=device, seed=options.seed,
+        )  # fmt: skip
         return run_session(setup, progress)
 
 

@@ -85,10 +85,12 @@ def run_session(setup: Setup, progress: "Progress | None" = None) -> BenchReport
     with explained(memory=f"lower {lower}", worker=f"lower {lower}"), compiling():
         work = _place(setup, variants, batch_size, shape[-1])
         passes = {
-            name: _measure(setup, name, variants, work, flops[name], progress)
+            name: _measure(
+                setup, name, variants=variants, work=work, flops=flops[name], progress=progress
+            )
             for name in setup.how.passes
         }
-    return _report(setup, batch_size, unit, passes, notes)
+    return _report(setup, batch_size, unit=unit, passes=passes, notes=notes)
 
 
 def _report(
@@ -185,9 +187,9 @@ def _measure(
         variant.name: _row(
             variant,
             flops[variant.name],
-            seconds[variant.name],
-            memory[variant.name],
-            work.batch_size,
+            seconds=seconds[variant.name],
+            memory=memory[variant.name],
+            batch_size=work.batch_size,
         )
         for variant in variants
     }

@@ -54,12 +54,12 @@ def compare(
     from scalenet_cli.training.run_training import Work
 
     options = CompareOptions(
-        source,
-        data,
-        tuple(name.strip() for name in only.split(",")) if only else (),
-        jobs,
-        device,
-        Work(workers, eval_batch_size),
+        source=source,
+        data=data,
+        only=tuple(name.strip() for name in only.split(",")) if only else (),
+        jobs=jobs,
+        device=device,
+        work=Work(workers, eval_batch_size),
     )
     with StudyProgress(as_json=as_json, jobs=jobs) as reporter:
         report = run(study, output, options, reporter, dry_run=dry_run)

@@ -210,7 +210,7 @@ def _finetune(
             heard = stack.enter_context(
                 closing(TensorBoardReporter(Path(output) / "tensorboard", reporter))
             )
-        report = run(bundle, chosen, output, options, heard)
+        report = run(bundle, chosen, output=output, options=options, reporter=heard)
     if reporter.is_main:
         render.report(report, render.finetuned, as_json=as_json)
 

@@ -74,9 +74,17 @@ def generate(
     from scalenet_cli.tasks.causal_lm.generation.report import GenerateReport
 
     how = GenerateOptions(
-        max_new_tokens, temperature, top_p, top_k, seed, template, system, tokenizer, device,
-        precision,
-    )  # fmt: skip
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        template=template,
+        system=system,
+        tokenizer=tokenizer,
+        device=device,
+        precision=precision,
+    )
     text = _stdin() if prompt == "-" else prompt
     options = source_options(None, None, random_weights, seed)
     report: GenerateReport = run(

@@ -92,7 +92,9 @@ def finetune(
             devices.run_on_main_rank(
                 lambda: held.enter_context(_alone(folder, resume=options.resume))
             )
-            return _finetune(bundle, data, folder, options, devices, reporter)
+            return _finetune(
+                bundle, data, folder=folder, options=options, devices=devices, reporter=reporter
+            )
     except (LossNotFinite, StoppedOnRequest) as error:
         if devices.is_main:
             raise
@@ -116,7 +118,9 @@ def _finetune(
     devices: Devices,
     reporter: Reporter,
 ) -> FinetuneReport:
-    setup = devices.run_on_all_ranks(lambda: set_up(bundle, data, folder, options, devices))
+    setup = devices.run_on_all_ranks(
+        lambda: set_up(bundle, data, folder=folder, options=options, devices=devices)
+    )
     devices.require_same(_facts(setup, options))
     _announce(setup, options, reporter, digest=data.digest)
     looked = devices.run_on_main_rank(
@@ -130,7 +134,7 @@ def _finetune(
     # Only the main rank reads it again: on a network disk the others may not see it yet.
     start = devices.run_on_main_rank(folder.open_start) or setup.start.source
     setup = replace(setup, subject=replace(setup.subject, bundle=start))
-    finished = _carry_out(setup, folder, options, devices, reporter)
+    finished = _carry_out(setup, folder, options=options, devices=devices, reporter=reporter)
     checkpointer, progress = finished.checkpointer, finished.checkpointer.progress
     if progress.before is not None and checkpointer.is_better(progress.before, progress.best):
         reporter.note(

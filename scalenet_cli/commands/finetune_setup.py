@@ -62,7 +62,9 @@ def set_up(
         folder.require_absent()
     return read_steadily(
         Path(bundle),
-        lambda source: _set_up(source, data, folder, options, devices, going_on=going_on),
+        lambda source: _set_up(
+            source, data, folder=folder, options=options, devices=devices, going_on=going_on
+        ),
     )
 
 

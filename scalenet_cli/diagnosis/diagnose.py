@@ -39,7 +39,7 @@ def diagnose(
     how, options = how or DiagnoseOptions(), options or SourceOptions()
     if output is not None:
         check_report_output(Path(output), force=force)
-    work = _plan(str(target), data, against, how, options)
+    work = _plan(str(target), data, against=against, how=how, options=options)
     from scalenet_cli.diagnosis.session import run_diagnosis
 
     with nullcontext() if output is None else sole_writer(Path(output)):
@@ -68,7 +68,9 @@ def _plan(
         )
     refuse_other_tasks("diagnose", given_fields(how) | how.preprocessing.keys(), task, target)
     find_task(task).refuse_data(None if data is None else str(data), how.dataset, target)
-    work = Diagnosis(target, other, str(data or ""), task, how, options)
+    work = Diagnosis(
+        target=target, against=other, data=str(data or ""), task=task, how=how, options=options
+    )
     if work.options_of(target) != options and (other is None or work.options_of(other) != options):
         raise OptionError(
             "--arch, --model-kwargs and --random-weights are for checkpoints, and there are only "

@@ -111,12 +111,14 @@ def _measure(
     gradients = measure_gradients(
         model,
         subject.family,
-        subject.layout,
-        subject.batches,
-        device,
+        layout=subject.layout,
+        batches=subject.batches,
+        device=device,
         tick=_ticking(progress, f"gradients of {subject.name}"),
     )
-    ablations = _ablate(work, subject, blocks, device, progress) if alone else ()
+    ablations = (
+        _ablate(work, subject, blocks=blocks, device=device, progress=progress) if alone else ()
+    )
     model.to("cpu")
     return Seen(subject, seen, gradients, ablations)
 

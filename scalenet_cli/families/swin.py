@@ -129,7 +129,10 @@ def _geometry(checkpoint: Checkpoint) -> Geometry:
     }
     assumed = () if has_mask else ("img_size",)
     generic = "swin_base_patch4_window7_224"
-    return Geometry("swin", generic, {**arguments, **head}, head, True, assumed=assumed)
+    return Geometry(
+        family="swin", generic=generic, arguments={**arguments, **head}, head=head,
+        heads_known=True, assumed=assumed,
+    )  # fmt: skip
 
 
 def _filter_keys(tensors: dict[str, Any], model: Any) -> dict[str, Any]:

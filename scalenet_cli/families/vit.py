@@ -98,7 +98,14 @@ def _geometry(checkpoint: Checkpoint) -> Geometry:
     if heads_known:
         arguments["num_heads"] = width // shapes["blocks.0.attn.q_norm.weight"][0] or 1
     generic = "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224"
-    return Geometry("vit", generic, {**arguments, **head}, head, heads_known, assumed=assumed)
+    return Geometry(
+        family="vit",
+        generic=generic,
+        arguments={**arguments, **head},
+        head=head,
+        heads_known=heads_known,
+        assumed=assumed,
+    )
 
 
 def _grid(shapes: Shapes, patch: int) -> dict[str, Any]:

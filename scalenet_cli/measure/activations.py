@@ -53,11 +53,11 @@ class HistogramSum:
         """The histogram of everything that was added."""
         mean, square = (self._moments / self._num_values).tolist()
         return Histogram(
-            tuple(self._counts.tolist()),
-            self._num_values,
-            self._num_beyond,
-            mean,
-            max(square - mean**2, 0.0) ** 0.5,
+            counts=tuple(self._counts.tolist()),
+            num_values=self._num_values,
+            num_beyond=self._num_beyond,
+            mean=mean,
+            std=max(square - mean**2, 0.0) ** 0.5,
         )
 
 

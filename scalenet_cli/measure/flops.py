@@ -45,7 +45,7 @@ def count_flops(model: nn.Module, layout: Layout, family: Family, size: int) -> 
                 functional_call(model, tensors, kwargs=inputs, tie_weights=False)
     outside = counter.get_total_flops() - sum(count.flops for count in kinds.values())
     spent = [count.flops for count in of_instance]
-    return _report(layout, spent, outside, size, "input_ids" in inputs)
+    return _report(layout, spent, outside=outside, size=size, tokens="input_ids" in inputs)
 
 
 def count_pass(

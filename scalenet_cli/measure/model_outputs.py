@@ -58,7 +58,13 @@ class Samples:
             for name, value in self.inputs.items()
         }
         lengths = None if self.lengths is None else self.lengths.to(device)
-        return Samples(moved, self.labels.to(device), lengths, self.first, self.scored)
+        return Samples(
+            inputs=moved,
+            labels=self.labels.to(device),
+            lengths=lengths,
+            first=self.first,
+            scored=self.scored,
+        )
 
 
 @final

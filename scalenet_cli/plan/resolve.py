@@ -137,7 +137,7 @@ class _Resolver:
             sources = tuple(range(stage.depth))
             if scope and lists is not None:
                 field, written = lists[min(scaled, len(lists) - 1)]
-                sources = self._written(index, stage, scope, written, field)
+                sources = self._written(index, stage, scope=scope, sources=written, field=field)
             elif scope and not isinstance(self.plan.mapping, SourcesMapping):
                 sources = self._mapped(index, stage, scope)
             scaled += bool(scope)

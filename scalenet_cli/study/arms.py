@@ -116,7 +116,15 @@ class ArmBuilder:
             steps = round(like.cost.total_train_flops / (cost.train_flops * recipe.batch_size))
             recipe = recipe.model_copy(update={"max_steps": max(steps, 1)})
             cost = cost.model_copy(update=_of_steps(recipe, num_samples, cost.train_flops))
-        return Arm(entry.name, reference, options, plan, recipe, cost, described.layout)
+        return Arm(
+            name=entry.name,
+            reference=reference,
+            options=options,
+            plan=plan,
+            recipe=recipe,
+            cost=cost,
+            layout=described.layout,
+        )
 
     def _cost(
         self, entry: ArmEntry, described: DescribedModel, recipe: Recipe, num_samples: int

@@ -62,7 +62,7 @@ def _train(folder: StudyFolder, cell: Cell, options: CellOptions, reporter: Repo
         device=options.device,
         work=options.work,
     )
-    report = finetune(bundle, options.data, run.path, chosen, reporter)
+    report = finetune(bundle, options.data, output=run.path, options=chosen, reporter=reporter)
     return Outcome(
         metric=report.metric,
         steps=report.steps,

@@ -123,7 +123,7 @@ def compare(
     planned = _plan(document, options)
     folder = StudyFolder(Path(output))
     left = _require_same(folder, document, planned)
-    report = _report(study, output, document, planned, left, dry_run=dry_run)
+    report = _report(study, output, document=document, planned=planned, left=left, dry_run=dry_run)
     if dry_run:
         return report
     cells = _cells(document, planned.arms, options.only)
@@ -135,7 +135,7 @@ def compare(
         reporter.planned(report)
         written = with_kept_arms(folder, planned.resolved)
         folder.write(STUDY, dump_yaml(written))
-        _run(folder, cells, planned.cells, devices, reporter)
+        _run(folder, cells, how=planned.cells, devices=devices, reporter=reporter)
         return report.model_copy(update=_results(folder, document, planned))
 
 
@@ -199,21 +199,21 @@ def _plan(document: StudyDocument, options: CompareOptions) -> _Planned:
     arms = ArmBuilder(document, source, tasks).build()
     task = tasks.make(arms[0].recipe, arms[0].name)
     cells = CellOptions(
-        data_options(document),
-        data.num_classes,
+        data=data_options(document),
+        num_classes=data.num_classes,
         # Decided once: an arm from scratch knows no class names that its head could have.
-        data.reset_head or tasks.new_head,
-        task.metric,
-        options.device,
-        options.work,
+        reset_head=data.reset_head or tasks.new_head,
+        metric=task.metric,
+        device=options.device,
+        work=options.work,
     )
     return _Planned(
-        arms,
-        resolved(document, arms, source.digest()),
-        cells,
-        {arm.name: tasks.record(arm.recipe) for arm in arms},
-        task.larger_is_better,
-        tasks.notes,
+        arms=arms,
+        resolved=resolved(document, arms, source.digest()),
+        cells=cells,
+        data={arm.name: tasks.record(arm.recipe) for arm in arms},
+        larger_is_better=task.larger_is_better,
+        notes=tasks.notes,
     )
 
 
@@ -260,7 +260,7 @@ def _run(
         reporter.note(f"{len(cells) - len(waiting)} of {len(cells)} cells are finished already")
     try:
         if devices:
-            run_side_by_side(folder, waiting, how, reporter, devices)
+            run_side_by_side(folder, waiting, options=how, reporter=reporter, devices=devices)
         else:
             run_in_turn(folder, waiting, how, reporter)
     except StoppedOnRequest as error:

@@ -59,7 +59,7 @@ def make_plan(
     if added is not None:
         return document.written_plan(order, _baseline_plan(entry, stage, depth + added))
     assert like is not None
-    return _nearest(document, source, order, stage, depth, like.stored)
+    return _nearest(document, source, order=order, stage=stage, depth=depth, stored=like.stored)
 
 
 def _nearest(

@@ -66,8 +66,21 @@ def expand(
     source_keys = {id(parameter): key for key, parameter in model.named_parameters()}
     owned: dict[str, Value] = {}
     for stage in layout.stages:
-        stage_work = _Stage(expanded, stage, plan, family, source_keys, seed)
+        stage_work = _Stage(
+            model=expanded, stage=stage, plan=plan, family=family, source_keys=source_keys,
+            seed=seed,
+        )  # fmt: skip
         owned |= stage_work.rebuild()
+    _require_change(layout, plan, owned)
+    rate = family.default_drop_path(model) if plan.drop_path is None else plan.drop_path
+    spread_drop_path(expanded, layout, rate, family)
+    family.repair(expanded, layout)
+    names = keys_by_parameter(expanded)
+    base_keys = {key: names[id(parameter)] for key, parameter in model.named_parameters()}
+    return Expansion(expanded, base_keys, owned, group_parameters(expanded, family))
+
+
+def _require_change(layout: Layout, plan: ExpansionPlan, owned: Mapping[str, Value]) -> None:
     if layout.num_new == 0 and not owned and plan.train is None:
         raise PlanChangesNothing(
             "no block instance gets an adapter, and no block is added",
@@ -75,12 +88,6 @@ def expand(
             "as `train: all`",
             field=("adapter", "instances"),
         )
-    rate = family.default_drop_path(model) if plan.drop_path is None else plan.drop_path
-    spread_drop_path(expanded, layout, rate, family)
-    family.repair(expanded, layout)
-    names = keys_by_parameter(expanded)
-    base_keys = {key: names[id(parameter)] for key, parameter in model.named_parameters()}
-    return Expansion(expanded, base_keys, owned, group_parameters(expanded, family))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +132,16 @@ class _Stage:
             init = self.family.random_init(self.model)
             averaged = averaged_sources(self.seed, self.stage, slot.position)
             own = initial_values(
-                block, templates, self.source_keys, anatomy, init, self.plan, slot, averaged
+                block,
+                templates,
+                source_keys=self.source_keys,
+                anatomy=anatomy,
+                init=init,
+                plan=self.plan,
+                slot=slot,
+                averaged=averaged,
             )
-        values = adjust(block, anatomy, self.plan, self.stage, slot)
+        values = adjust(block, anatomy, plan=self.plan, stage=self.stage, slot=slot)
         for key, parameter in block.named_parameters():
             if id(parameter) in own:
                 values[key] = own[id(parameter)]

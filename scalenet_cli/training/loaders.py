@@ -17,14 +17,14 @@ def training_loader(
 ) -> "DataLoader[Any]":
     """This rank's micro-batches of the steps from one to another; one loader for all epochs."""
     sampler = StepSampler(
-        task.sizes[0],
-        recipe.batch_size,
-        recipe.accumulate,
-        devices.num_ranks,
-        devices.rank,
-        task.order,
-        first_step,
-        last_step,
+        size=task.sizes[0],
+        batch_size=recipe.batch_size,
+        accumulate=recipe.accumulate,
+        num_ranks=devices.num_ranks,
+        rank=devices.rank,
+        order=task.order,
+        first_step=first_step,
+        last_step=last_step,
     )
     return DataLoader(
         task.training,

@@ -204,7 +204,7 @@ class Trainer:
             if self._scaler.is_enabled():
                 require_scale(step, self._scaler.get_scale())
             else:
-                require_finite(step, loss, norm, lr, self._trained)
+                require_finite(step, loss, norm=norm, lr=lr, trained=self._trained)
             progress.loss_sum += loss
             progress.loss_steps += 1
             if self._schedule.is_logged(step):

@@ -86,7 +86,14 @@ def _train(run: TrainingRun, micro_batch: int) -> Finished:
     workers = task.default_workers if work.workers is None else work.workers
     first, ablation = checkpointer.progress.step, run.ablation
     ablated = trainer.run(
-        training_loader(task, recipe, devices, workers, first, schedule.last_step),
+        training_loader(
+            task,
+            recipe,
+            devices=devices,
+            workers=workers,
+            first_step=first,
+            last_step=schedule.last_step,
+        ),
         validation_loader(task, devices, work.eval_batch_size or micro_batch, workers),
         ablation if ablation is None or not recipe.compile else _uncompiled(ablation),
     )
@@ -112,7 +119,10 @@ def _make_trainer(run: TrainingRun) -> tuple[Trainer, Checkpointer, Schedule]:
     )
     scaler = torch.amp.GradScaler(devices.device.type, enabled=recipe.precision == "fp16")
     average = None if recipe.ema_decay is None else Average(trained, recipe.ema_decay)
-    checkpointer = Checkpointer(run.folder, subject, task, trained, optimizer, scaler, devices)
+    checkpointer = Checkpointer(
+        folder=run.folder, subject=subject, task=task, trained=trained, optimizer=optimizer,
+        scaler=scaler, devices=devices,
+    )  # fmt: skip
     _restore(checkpointer, average, schedule, run)
     trainer = Trainer(
         parallel=parallel,

@@ -42,7 +42,7 @@ def open_source(
         OptionError: an option that has no meaning for this kind of reference.
     """
     with naming(reference):
-        return _open(reference, arch, arguments, weights, random_seed)
+        return _open(reference, arch, arguments=arguments, weights=weights, random_seed=random_seed)
 
 
 @contextmanager

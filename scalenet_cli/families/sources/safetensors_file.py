@@ -47,7 +47,7 @@ def read_header(path: Path) -> SafetensorsFile:
     claims = _parse_claims(raw, where)
     start = 8 + length
     tensors = {
-        key: _tensor(path, start, size, key, claim)
+        key: _tensor(path, start, size=size, key=key, claim=claim)
         for key, claim in claims.items()
         if key != "__metadata__"
     }

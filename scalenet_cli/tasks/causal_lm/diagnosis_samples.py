@@ -37,24 +37,23 @@ def open_texts(work: "Diagnosis", target: str, *, held: int = 0) -> DiagnosedMod
     length = longest(how.max_length, opened.num_positions, "--max-length")
     maker = ExampleMaker(opened.tokenizer, how.template, train_on_prompt=False)
     examples = (maker.make(record) for record in records)
-    found = tokenize(examples, opened.tokenizer, length, opened.num_embeddings, work.data)
+    found = tokenize(
+        examples, opened.tokenizer, max_length=length, num_embeddings=opened.num_embeddings,
+        where=work.data,
+    )  # fmt: skip
     widths = [stage.width for stage in opened.family.stages(opened.model)]
     chosen = evenly_spaced(len(found), min(how.limit, len(found)))
     needed = require_room(
-        len(chosen), 16 * length, opened.layout, widths, how.cka_tokens, held=held
-    )
+        len(chosen), 16 * length, layout=opened.layout, widths=widths, cka_tokens=how.cka_tokens,
+        held=held,
+    )  # fmt: skip
     return DiagnosedModel(
-        target,
-        opened.model,
-        opened.family,
-        opened.architecture,
-        opened.layout,
-        tuple(_batches(found, chosen, how.batch_size or DEFAULT_BATCH)),
-        work.data,
-        {"max_length": length, "template": maker.template},
-        (*opened.notes, *_told(found), *maker.unread.notes()),
-        needed,
-    )
+        name=target, model=opened.model, family=opened.family, architecture=opened.architecture,
+        layout=opened.layout,
+        batches=tuple(_batches(found, chosen, how.batch_size or DEFAULT_BATCH)), place=work.data,
+        preparation={"max_length": length, "template": maker.template},
+        notes=(*opened.notes, *_told(found), *maker.unread.notes()), held_bytes=needed,
+    )  # fmt: skip
 
 
 def _told(found: Sequences) -> Iterator[str]:

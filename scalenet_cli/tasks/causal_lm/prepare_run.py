@@ -39,7 +39,13 @@ def prepare_language(request: Request, recipe: LanguageRecipe) -> Parts:
     )
     task = LanguageTask(recipe, corpus, place=data.data)
     notes = (*corpus.notes, *(_told(start) if request.start.folder == folder else ()))
-    return Parts(start, task, record, lambda: _trained_model(request, recipe, corpus), notes)
+    return Parts(
+        start=start,
+        task=task,
+        record=record,
+        subject=lambda: _trained_model(request, recipe, corpus),
+        notes=notes,
+    )
 
 
 def _told(start: Start) -> Iterator[str]:

@@ -44,23 +44,22 @@ def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> DiagnosedMo
     widths = [stage.width for stage in opened.family.stages(opened.model)]
     channels, height, width = config["input_size"]
     needed = require_room(
-        len(split), 4 * channels * height * width, opened.layout, widths, how.cka_tokens, held=held
+        len(split),
+        4 * channels * height * width,
+        layout=opened.layout,
+        widths=widths,
+        cka_tokens=how.cka_tokens,
+        held=held,
     )
     batches = tuple(_batches(work, split, config, opened.num_classes))
     if not batches:
         raise DataUnreadable("no image could be read", where=split.place)
     return DiagnosedModel(
-        target,
-        opened.model,
-        opened.family,
-        opened.architecture,
-        opened.layout,
-        batches,
-        split.place,
-        config,
-        (*opened.notes, *filter(None, [assumed]), *_told(split, sum(map(len, batches)))),
-        needed,
-    )
+        name=target, model=opened.model, family=opened.family, architecture=opened.architecture,
+        layout=opened.layout, batches=batches, place=split.place, preparation=config,
+        notes=(*opened.notes, *filter(None, [assumed]), *_told(split, sum(map(len, batches)))),
+        held_bytes=needed,
+    )  # fmt: skip
 
 
 def _batches(

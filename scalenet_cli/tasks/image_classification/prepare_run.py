@@ -49,15 +49,15 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
         skip_corrupt=data.skip_corrupt,
     )  # fmt: skip
     return Parts(
-        Start(request.source, request.source.manifest),
-        task,
-        record,
-        lambda: _trained_model(request, recipe, head, train.classes),
-        () if head.note is None else (head.note,),
-        lambda read: DataContents(
+        start=Start(request.source, request.source.manifest),
+        task=task,
+        record=record,
+        subject=lambda: _trained_model(request, recipe, head, train.classes),
+        notes=() if head.note is None else (head.note,),
+        look=lambda read: DataContents(
             train=content_record(train, read=read), val=content_record(val, read=read)
         ),
-        head.classes,
+        classes=head.classes,
     )
 
 

@@ -54,7 +54,13 @@ def open_corpus(words: Path, config: Any, recipe: LanguageRecipe, data: DataOpti
 
     def sequences(records: Iterable[Record], where: str) -> Sequences:
         examples = (maker.make(record) for record in records)
-        return tokenize(examples, tokenizer, max_length, config.vocab_size, where)
+        return tokenize(
+            examples,
+            tokenizer,
+            max_length=max_length,
+            num_embeddings=config.vocab_size,
+            where=where,
+        )
 
     train = sequences(splits.train, f"{data.data} (training)")
     val = sequences(splits.val, f"{data.val_data or data.data} (validation)")
@@ -64,7 +70,7 @@ def open_corpus(words: Path, config: Any, recipe: LanguageRecipe, data: DataOpti
     )
     template = maker.template if maker.is_used else None
     notes = (*splits.notes, *told, *maker.unread.notes())
-    return Corpus(train, val, max_length, notes, template)
+    return Corpus(train=train, val=val, max_length=max_length, notes=notes, template=template)
 
 
 def longest(wanted: int | None, context: int, name: str) -> int:

@@ -46,7 +46,9 @@ def prepare_answers(
     """
     maker = ExampleMaker(tokenizer, template, train_on_prompt=False)
     examples = (maker.make(record) for record in records)
-    sequences = tokenize(examples, tokenizer, max_length, num_embeddings, place)
+    sequences = tokenize(
+        examples, tokenizer, max_length=max_length, num_embeddings=num_embeddings, where=place
+    )
     return Prepared(maker.template, sequences, max_length, maker.unread.notes())
 
 

@@ -104,9 +104,9 @@ def prepared(data: Data, opened: OpenedLanguageModel, work: "LanguageEvaluation"
     answers = prepare_answers(
         data.records,
         opened.tokenizer,
-        (opened.template or "auto") if how.template == "auto" else how.template,
-        longest(how.context, opened.num_positions, "--context"),
-        opened.num_embeddings,
-        data.place,
+        template=(opened.template or "auto") if how.template == "auto" else how.template,
+        max_length=longest(how.context, opened.num_positions, "--context"),
+        num_embeddings=opened.num_embeddings,
+        place=data.place,
     )
     return replace(data, answers=answers, notes=answers.notes)

@@ -163,7 +163,13 @@ def _scores(
         elif number is not None:
             metrics[label] = number
     count = samples.get("effective", 0)
-    return TaskScores(name, count, shots if isinstance(shots, int) else 0, metrics, errors)
+    return TaskScores(
+        name=name,
+        num_samples=count,
+        num_fewshot=shots if isinstance(shots, int) else 0,
+        metrics=metrics,
+        standard_errors=errors,
+    )
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def _open(work: "LanguageEvaluation", devices: Devices) -> LanguageSession:
     if how.apply_chat_template:
         require_chat_template(opened.tokenizer)
     data = [prepared(one, opened, work) for one in data]
-    return LanguageSession(opened, data, index, devices, how)
+    return LanguageSession(opened=opened, data=data, index=index, devices=devices, how=how)
 
 
 def _run(target: str, session: LanguageSession, progress: "Progress | None") -> LanguageReport:

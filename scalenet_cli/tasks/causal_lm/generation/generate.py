@@ -24,5 +24,9 @@ def generate(
     from scalenet_cli.tasks.causal_lm.generation.session import run_generation
 
     return run_generation(
-        str(target), prompt, how or GenerateOptions(), options or SourceOptions(), listener
+        str(target),
+        prompt,
+        how=how or GenerateOptions(),
+        options=options or SourceOptions(),
+        listener=listener,
     )

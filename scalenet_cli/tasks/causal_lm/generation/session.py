@@ -41,25 +41,23 @@ def run_generation(
     ids = encode_prompt(opened.tokenizer, asked, template, system=how.system)
     left = _room(opened, ids)
     sampling = Sampling(
-        min(how.max_new_tokens, left), how.temperature, how.top_p, how.top_k, how.seed
-    )
+        max_new_tokens=min(how.max_new_tokens, left), temperature=how.temperature,
+        top_p=how.top_p, top_k=how.top_k, seed=how.seed,
+    )  # fmt: skip
     advice = "use a shorter prompt, fewer --max-new-tokens, or --precision bf16"
     with explained(memory=advice, worker=advice):
         opened.model.to(device)
         started = time.perf_counter()
         found = generate_text(
-            opened.model, opened.tokenizer, ids, sampling, listener or (lambda text: None)
-        )
+            opened.model, opened.tokenizer, ids=ids, sampling=sampling,
+            listener=listener or (lambda text: None),
+        )  # fmt: skip
     return GenerateReport(
-        prompt=prompt,
-        text=found.text,
-        tokens=found.num_tokens,
-        seconds=time.perf_counter() - started,
-        prompt_tokens=len(ids),
-        template=template,
+        prompt=prompt, text=found.text, tokens=found.num_tokens,
+        seconds=time.perf_counter() - started, prompt_tokens=len(ids), template=template,
         stopped="end" if found.ended else "length",
         notes=(*opened.notes, *told, *_shortage(opened, ids, left, how.max_new_tokens)),
-    )
+    )  # fmt: skip
 
 
 def _template(

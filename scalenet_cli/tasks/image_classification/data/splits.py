@@ -106,7 +106,9 @@ def open_split(
     """
     check_dataset(options.dataset)
     root, place = _root(options, split)
-    source = open_reader(options.dataset, root, split, options.class_map, place)
+    source = open_reader(
+        options.dataset, root, split=split, class_map=options.class_map, place=place
+    )
     size = len(source)
     if size == 0:
         raise DataUnreadable(f"the split {split} has no samples", where=place)
@@ -118,7 +120,14 @@ def open_split(
         indices = evenly_spaced(size, limit)
     mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
     missed = left_out(source, root) if options.class_map and not options.dataset else []
-    return Split(source, indices, found, place, mode, tuple(missed))
+    return Split(
+        source=source,
+        indices=indices,
+        classes=found,
+        place=place,
+        image_mode=mode,
+        left_out=tuple(missed),
+    )
 
 
 def _root(options: DataOptions, split: str) -> tuple[str, str]:

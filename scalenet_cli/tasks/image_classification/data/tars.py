@@ -59,11 +59,11 @@ def members_of(reader: Any, root: str) -> TarImages:
     """What timm's ``ReaderImageInTar`` found in one tar, and in tars inside it."""
     members = [
         Member(
-            root,
-            str(info.name),
-            info.offset_data + (inner.offset_data if inner is not None else 0),
-            info.size,
-            int(target),
+            tar=root,
+            name=str(info.name),
+            offset=info.offset_data + (inner.offset_data if inner is not None else 0),
+            num_bytes=info.size,
+            target=int(target),
         )
         for (info, _, inner), target in zip(reader.samples, reader.targets, strict=True)
     ]
@@ -156,7 +156,13 @@ def _samples(tar: tarfile.TarFile, path: str, label: str) -> Iterator[Member]:
             raise ValueError(f"the sample {key} has no {'.json' if label else '.cls'}")
         target = _target(tar, found, label)
         if target >= 0 or not label:  # timm leaves out what a JSON labels -1
-            yield Member(path, image.name, image.offset_data, image.size, target)
+            yield Member(
+                tar=path,
+                name=image.name,
+                offset=image.offset_data,
+                num_bytes=image.size,
+                target=target,
+            )
 
 
 def _target(tar: tarfile.TarFile, found: dict[str, tarfile.TarInfo], label: str) -> int:

@@ -117,7 +117,14 @@ def _add_ranks(
             f"no image could be evaluated: {len(everywhere)} cannot be decoded",
             where=everywhere[0].name if everywhere else None,
         )
-    return Evaluation(int(num_samples), int(correct1), int(correct5), loss_sum, everywhere, seconds)
+    return Evaluation(
+        num_samples=int(num_samples),
+        correct1=int(correct1),
+        correct5=int(correct5),
+        loss_sum=loss_sum,
+        corrupt=everywhere,
+        seconds=seconds,
+    )
 
 
 def require_readable(batch: Batch, *, skip: bool) -> Iterator[Skipped]:

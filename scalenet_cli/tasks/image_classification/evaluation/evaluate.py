@@ -47,7 +47,7 @@ def evaluate(
         raise OptionError(f"{CONFUSION} and {PREDICTIONS} name the same file")
     from scalenet_cli.tasks.image_classification.evaluation.session import run_evaluation
 
-    return run_evaluation(str(target), str(data or ""), how, options, progress)
+    return run_evaluation(str(target), str(data or ""), how=how, options=options, progress=progress)
 
 
 def evaluate_request(request: EvalRequest, progress: Progress | None) -> EvalResult:

@@ -66,7 +66,9 @@ def run_evaluation(
 ) -> EvalReport:
     """Opens, evaluates, writes and reports; see evaluate."""
     with joined(how.device) as devices:
-        session = devices.run_on_all_ranks(lambda: _open(target, data, how, options, devices))
+        session = devices.run_on_all_ranks(
+            lambda: _open(target, data, how=how, options=options, devices=devices)
+        )
         require_same_evaluation(devices, target, lambda: _facts(session.split))
         return _run(session, progress)
 
