@@ -22,7 +22,7 @@ from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.run_folder import RunFolder
 from scalenet_cli.training.run_record import RunRecord
 from scalenet_cli.training.run_training import check_batch
-from scalenet_cli.training.training_task import Task
+from scalenet_cli.training.training_task import TrainingTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Setup:
     going_on: bool
     recipe: Recipe
     start: Start
-    task: Task
+    task: TrainingTask
     record: RunRecord
     subject: TrainedModel
     notes: tuple[str, ...] = ()

@@ -115,6 +115,11 @@ class TrainingRecipe(Strict):
         ):  # fmt: skip
             if value is not None and self.opt not in takers:
                 raise ValueError(f"{entry} is not for {self.opt}, but for {', '.join(takers)}")
+        if self.opt == "sgd" and self.momentum == 0:
+            raise ValueError(
+                "momentum is 0, but timm's sgd is Nesterov's, which needs some; `opt: momentum` "
+                "with momentum 0 is plain gradient descent"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}"

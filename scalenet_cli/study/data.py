@@ -21,7 +21,7 @@ from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.run_record import SplitRecord
 from scalenet_cli.training.run_training import Work, check_batch
-from scalenet_cli.training.training_task import Task as TrainingTask
+from scalenet_cli.training.training_task import TrainingTask
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from scalenet_cli.measure.throughput import Work as BenchWork
 from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.reports.metrics import Metric
 from scalenet_cli.training.run_record import SplitRecord
-from scalenet_cli.training.training_task import Task as TrainingTask
+from scalenet_cli.training.training_task import TrainingTask
 
 if TYPE_CHECKING:
     pass

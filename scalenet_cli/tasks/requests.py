@@ -18,7 +18,7 @@ from scalenet_cli.training.contents import Look
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.run_record import RunRecord
 from scalenet_cli.training.run_training import Work
-from scalenet_cli.training.training_task import Task as TrainingTask
+from scalenet_cli.training.training_task import TrainingTask
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,7 @@ from scalenet_cli.training.state import (
     restore_optimizer,
     write_state,
 )
-from scalenet_cli.training.training_task import Scores, Task
+from scalenet_cli.training.training_task import Scores, TrainingTask
 
 _UNSEALED: Final = (
     "an earlier version saved the state and gave it no digest, so damage to its numbers cannot be "
@@ -75,7 +75,7 @@ class Checkpointer:
         self,
         folder: RunFolder,
         subject: TrainedModel,
-        task: Task,
+        task: TrainingTask,
         trained: dict[str, nn.Parameter],
         optimizer: Any,
         scaler: torch.amp.GradScaler,

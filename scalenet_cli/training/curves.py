@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from scalenet_cli.files.staged_file import staged_file
 from scalenet_cli.reports.metrics import Metric
 
 # Of an evaluation's line, what is no metric of the task.
@@ -40,7 +41,8 @@ def draw_curves(metrics: Path, picture: Path, metric: Metric) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(picture, dpi=120, metadata={"Software": None})
+    with staged_file(picture, failure="it cannot be written") as staging:
+        figure.savefig(staging, format="png", dpi=120, metadata={"Software": None})
 
 
 def _column(lines: list[dict[str, Any]], name: str) -> list[float]:

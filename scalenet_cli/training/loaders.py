@@ -9,11 +9,16 @@ from scalenet_cli.plan.training import Recipe
 from scalenet_cli.training.devices import Devices
 from scalenet_cli.training.order import StepSampler, rank_share
 from scalenet_cli.training.seeding import prepare_worker
-from scalenet_cli.training.training_task import Task
+from scalenet_cli.training.training_task import TrainingTask
 
 
 def training_loader(
-    task: Task, recipe: Recipe, devices: Devices, workers: int, first_step: int, last_step: int
+    task: TrainingTask,
+    recipe: Recipe,
+    devices: Devices,
+    workers: int,
+    first_step: int,
+    last_step: int,
 ) -> "DataLoader[Any]":
     """This rank's micro-batches of the steps from one to another; one loader for all epochs."""
     sampler = StepSampler(
@@ -37,7 +42,7 @@ def training_loader(
 
 
 def validation_loader(
-    task: Task, devices: Devices, batch_size: int, workers: int
+    task: TrainingTask, devices: Devices, batch_size: int, workers: int
 ) -> "DataLoader[Any]":
     """This rank's share of a task's validation samples."""
     return evaluation_loader(

@@ -17,7 +17,7 @@ from scalenet_cli.training.devices import Devices, answered
 from scalenet_cli.training.optimization import Average
 from scalenet_cli.training.parallel import Parallel
 from scalenet_cli.training.schedule import Schedule
-from scalenet_cli.training.training_task import EvaluationMode, Scores, Skipped, Task
+from scalenet_cli.training.training_task import EvaluationMode, Scores, Skipped, TrainingTask
 
 
 class Reporter(Protocol):
@@ -62,7 +62,7 @@ class Trainer:
         trained: dict[str, nn.Parameter],
         optimizer: Any,
         lr_schedule: Any,
-        task: Task,
+        task: TrainingTask,
         schedule: Schedule,
         devices: Devices,
         checkpointer: Checkpointer,

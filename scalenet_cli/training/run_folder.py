@@ -35,7 +35,7 @@ from scalenet_cli.files.staged_folder import put_back, require_writable_parent, 
 from scalenet_cli.plan.load_training import differences, load_training_recipe, recipe_text
 from scalenet_cli.plan.training import DEFAULT_TASK, Recipe
 from scalenet_cli.training.run_record import FORMAT, RunRecord, compare_records
-from scalenet_cli.training.training_task import Task
+from scalenet_cli.training.training_task import TrainingTask
 
 MAX_RECORD_BYTES: Final = 100_000_000
 
@@ -149,7 +149,7 @@ class RunFolder:
         """The bundle that the run started from."""
         return open_bundle(self.start)
 
-    def require_same(self, record: RunRecord, recipe: Recipe, task: Task) -> None:
+    def require_same(self, record: RunRecord, recipe: Recipe, task: TrainingTask) -> None:
         """A run goes on with what it began with, or not at all.
 
         Raises:

@@ -25,7 +25,7 @@ from scalenet_cli.training.precision import set_types
 from scalenet_cli.training.run_folder import RunFolder
 from scalenet_cli.training.schedule import Schedule
 from scalenet_cli.training.seeding import seed_everything
-from scalenet_cli.training.training_task import Scores, Task
+from scalenet_cli.training.training_task import Scores, TrainingTask
 
 
 @final
@@ -60,7 +60,7 @@ class TrainingRun:
 
     subject: TrainedModel
     recipe: Recipe
-    task: Task
+    task: TrainingTask
     devices: Devices
     folder: RunFolder
     work: Work
@@ -159,7 +159,7 @@ def _uncompiled(context: AbstractContextManager[None]) -> Iterator[None]:
         yield
 
 
-def check_batch(recipe: Recipe, task: Task, devices: Devices, work: Work) -> int:
+def check_batch(recipe: Recipe, task: TrainingTask, devices: Devices, work: Work) -> int:
     """Samples that one rank runs at a time.
 
     Raises:
@@ -207,7 +207,9 @@ def _libraries(recipe: Recipe, devices: Devices) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _prepare_model(model: nn.Module, subject: TrainedModel, recipe: Recipe, task: Task) -> None:
+def _prepare_model(
+    model: nn.Module, subject: TrainedModel, recipe: Recipe, task: TrainingTask
+) -> None:
     task.prepare(model, subject.layout, subject.family)
     if recipe.gradient_checkpointing:
         subject.family.checkpoint_gradients(model)

@@ -40,7 +40,7 @@ class Scores:
     skipped: tuple[Skipped, ...] = ()
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """Batches are opaque to the engine: it passes what ``collate`` made to the other methods."""
 
     # Of ``Scores.metrics``: what the best bundle is chosen by.

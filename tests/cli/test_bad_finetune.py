@@ -57,6 +57,7 @@ RECIPES: list[tuple[str | bytes, str, tuple[str, ...]]] = [
     ("train: [heads]\n", "plan-schema", ("train[0] is 'heads'", "head")),
     ("train: []\n", "plan-schema", ("train is empty",)),
     ("aa: rand-mX\n", "plan-schema", ("rand-m9-mstd0.5-inc1",)),
+    ("opt: sgd\nmomentum: 0\n", "plan-schema", ("`opt: momentum` with momentum 0",)),
     ("recount: 99999999\n", "plan-schema", ("less than or equal to 1000",)),
     ("lr: 1e-7\n", "plan-schema", ("min_lr 2e-06 is larger than lr 1e-07",)),
     ("", "plan-syntax", ("the file is empty",)),

@@ -39,7 +39,7 @@ _MAX_LOSS: Final = 700.0
 
 @final
 class LanguageTask:
-    """Token sequences of two splits; see training.task.Task. Perplexity chooses the best."""
+    """Token sequences of two splits; perplexity chooses the best. See TrainingTask."""
 
     metric: ClassVar[str] = "perplexity"
     larger_is_better: ClassVar[bool] = False

@@ -38,7 +38,7 @@ from scalenet_cli.training.training_task import Run, Scores, Skipped
 
 @final
 class ImageTask:
-    """Labelled images of two splits; see training.task.Task.
+    """Labelled images of two splits; see training.training_task.TrainingTask.
 
     ``config`` is timm's data config: how images are prepared.
     """
@@ -86,7 +86,7 @@ class ImageTask:
         return epoch_order(self.sizes[0], self._recipe.seed, epoch)
 
     def check(self, micro_batch: int) -> None:
-        """See Task: mixup pairs images."""
+        """See TrainingTask: mixup pairs images."""
         check_mixup(self._recipe, micro_batch)
 
     def prepare(self, model: nn.Module, layout: Layout, family: Family) -> None:
@@ -98,7 +98,7 @@ class ImageTask:
             model.to(memory_format=torch.channels_last)
 
     def accept(self, batch: Batch, size: int) -> tuple[Skipped, ...]:
-        """See Task; every damaged image was replaced by another one."""
+        """See TrainingTask; every damaged image was replaced by another one."""
         skipped = tuple(require_readable(batch, skip=self._skip_corrupt))
         _require_whole(batch.images, size)
         return skipped
