@@ -53,8 +53,8 @@ def with_task_options(command: Command, run: Callable[..., None]) -> Callable[..
     found: dict[str, tuple[OptionField, list[str]]] = {}
     for task in TASKS:
         for one in task_options(task).fields(command):
-            found.setdefault(one.name, (one, []))[1].append(task)
-    added = [_parameter(one, ", ".join(tasks)) for one, tasks in found.values()]
+            found.setdefault(one.name, (one, []))[1].append(task_options(task).models)
+    added = [_parameter(one, ", ".join(models)) for one, models in found.values()]
     own = [p for p in signature.parameters.values() if p.name != "given"]
 
     @wraps(run)

@@ -75,8 +75,9 @@ def load_weights(
 ) -> DescribedModel:
     """Puts the weights into a described model, in place, and returns it in evaluation mode.
 
-    They come from its own target, or from another ``bundle`` of the same model, such as that which
-    a run started from. A bundle's tensors are mapped, not read; ``check`` compares their digests.
+    They come from its own target, which has been opened with them, or from another ``bundle`` of
+    the same model, such as that which a run started from. A bundle's tensors are mapped, not read;
+    ``check`` compares their digests.
 
     Raises:
         BundleError, CheckpointError: the tensors are not those of the model.
@@ -94,7 +95,8 @@ def load_weights(
 
 
 def _load_source(described: DescribedModel) -> DescribedModel:
-    source = described.target.source_with_weights()
+    source = described.target.source
+    assert source is not None
     set_parameters(described.model, {key: tensor.read() for key, tensor in source.tensors.items()})
     folder = described.target.files_folder() if source.carried else Path()
     described.family.finish(described.model, folder, [path.name for path in source.carried])

@@ -74,22 +74,14 @@ class Target:
 
         return fetch_repository(self.reference.removeprefix(HUB), weights=weights)
 
-    def source_with_weights(self) -> Source:
-        """The source with its tensors, which are downloaded or drawn only now.
-
-        Raises:
-            CheckpointError: they cannot be.
-        """
-        assert self.source is not None
-        if self.source.tensors and not self.options.random_weights:
-            return self.source
-        return _open_source(self.reference, self.options, weights=True)
-
 
 def open_target(
     reference: str | Path, options: SourceOptions | None = None, *, weights: bool = False
 ) -> Target:
-    """Opens a reference. No tensor is read; without ``weights`` nothing large is downloaded.
+    """Opens a reference. No tensor is read.
+
+    Without ``weights`` the target can be described and not loaded: nothing large is downloaded, and
+    nothing is drawn.
 
     A bundle may be replaced by another process while it is used: see :func:`use_target`.
 
@@ -121,10 +113,10 @@ def use_target(
     reference: str | Path,
     work: Callable[[Target], T],
     options: SourceOptions | None = None,
-    *,
-    weights: bool = False,
 ) -> T:
-    """What the work makes of a reference; of a bundle, whose files stayed the same meanwhile.
+    """What the work makes of a reference with its weights.
+
+    Of a bundle, the files stayed the same meanwhile.
 
     Raises:
         BundleExchanged: the bundle was replaced as many times as it was read.
@@ -133,7 +125,7 @@ def use_target(
     options = options or SourceOptions()
     if is_bundle(bundle_folder(Path(reference))):
         return read_steadily(Path(reference), lambda bundle: work(target_of(bundle, options)))
-    return work(open_target(reference, options, weights=weights))
+    return work(open_target(reference, options, weights=True))
 
 
 def target_of(bundle: Bundle, options: SourceOptions | None = None) -> Target:

@@ -14,8 +14,8 @@ from scalenet_cli.models.target import Target, open_checkpoint
 from scalenet_cli.plan.load_study import StudyDocument
 from scalenet_cli.plan.load_training import recipe_text
 from scalenet_cli.plan.training import Recipe, TaskName
-from scalenet_cli.tasks import TASKS, find_task
-from scalenet_cli.tasks.options import task_options
+from scalenet_cli.tasks import find_task
+from scalenet_cli.tasks.options import foreign_options, task_options
 from scalenet_cli.tasks.requests import DataRequest
 from scalenet_cli.training.data import DataOptions
 from scalenet_cli.training.devices import Devices
@@ -118,17 +118,13 @@ def _refuse_other_task(document: StudyDocument, task: TaskName) -> None:
     """Entries of the data that would mean nothing for this source."""
     data = document.study.data
     given = {one for one in type(data).model_fields if getattr(data, one)}
-    own = {one.name for one in task_options(task).fields("finetune")}
-    for other in TASKS:
-        options = task_options(other)
-        for one in options.fields("finetune"):
-            if one.name in given and one.name not in own:
-                raise PlanSchema(
-                    f"`{one.name}` is for {options.models}, but the source is one of the "
-                    f"{task_options(task).models}",
-                    where=document.where("data", one.name),
-                    hint="leave it out",
-                )
+    for one, models in foreign_options("finetune", given, task):
+        raise PlanSchema(
+            f"`{one.name}` is for {models}, but the source is one of the "
+            f"{task_options(task).models}",
+            where=document.where("data", one.name),
+            hint="leave it out",
+        )
 
 
 def data_options(document: StudyDocument) -> DataOptions:

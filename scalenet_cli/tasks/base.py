@@ -1,17 +1,11 @@
 """What a task has to say about itself."""
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from scalenet_cli.measure.diagnosed_model import DiagnosedModel
 from scalenet_cli.measure.throughput import Work as BenchWork
 from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.reports.metrics import Metric
-from scalenet_cli.training.run_record import SplitRecord
-from scalenet_cli.training.training_task import TrainingTask
-
-if TYPE_CHECKING:
-    pass
-
 from scalenet_cli.tasks.requests import (
     BenchRequest,
     DataRequest,
@@ -22,6 +16,8 @@ from scalenet_cli.tasks.requests import (
     Progress,
     Request,
 )
+from scalenet_cli.training.run_record import SplitRecord
+from scalenet_cli.training.training_task import TrainingTask
 
 
 class OpenedData(Protocol):

@@ -78,15 +78,22 @@ def refuse_other_tasks(command: Command, given: Collection[str], task: str, wher
     Raises:
         OptionError: one was.
     """
+    for one, models in foreign_options(command, given, task):
+        raise OptionError(
+            f"{one.flag} is for {models}, but this is {task_options(task).a_model}", where=where
+        )
+
+
+def foreign_options(
+    command: Command, given: Collection[str], task: str
+) -> Iterator[tuple[OptionField, str]]:
+    """The options among ``given`` that only other tasks have, and what their models are called."""
     own = {one.name for one in task_options(task).fields(command)}
     for other in TASKS:
         options = task_options(other)
         for one in options.fields(command):
             if one.name in given and one.name not in own:
-                raise OptionError(
-                    f"{one.flag} is for {options.models}, but this is {task_options(task).a_model}",
-                    where=where,
-                )
+                yield one, options.models
 
 
 def given_fields(record: object) -> set[str]:

@@ -13,12 +13,12 @@ from scalenet_cli.tasks.image_classification.data.class_names import (
 def known_classes(target: Target, num_outputs: int) -> KnownClasses:
     """Those of a bundle or of a checkpoint, whose model has so many outputs."""
     if target.manifest is not None:
-        return _bundle_classes(target.manifest, num_outputs)
+        return bundle_classes(target.manifest, num_outputs)
     assert target.source is not None
-    return _source_classes(target.source, num_outputs, is_random=target.options.random_weights)
+    return source_classes(target.source, num_outputs, is_random=target.options.random_weights)
 
 
-def _bundle_classes(manifest: Manifest, num_outputs: int) -> KnownClasses:
+def bundle_classes(manifest: Manifest, num_outputs: int) -> KnownClasses:
     """Those of the data that a bundle was trained on, or else its source's.
 
     A head that replaced the source's is of classes that nobody named, where the run has none.
@@ -32,7 +32,7 @@ def _bundle_classes(manifest: Manifest, num_outputs: int) -> KnownClasses:
     return named if named.names else guessed_classes(num_outputs)
 
 
-def _source_classes(source: Source, num_outputs: int, *, is_random: bool) -> KnownClasses:
+def source_classes(source: Source, num_outputs: int, *, is_random: bool) -> KnownClasses:
     """Those that a checkpoint's config names, or ImageNet's where it has as many outputs."""
     if is_random:
         return KnownClasses()

@@ -29,7 +29,7 @@ ONE = Devices(torch.device("cpu"), 0, 1)
 
 @pytest.fixture
 def opened(tmp_path: Path) -> OpenedLanguageModel:
-    return load_language_model(open_target(write_model(tmp_path / "model")))
+    return load_language_model(open_target(write_model(tmp_path / "model"), weights=True))
 
 
 def measure(opened: OpenedLanguageModel, rows: list[dict[str, Any]], **how: Any) -> Choices:

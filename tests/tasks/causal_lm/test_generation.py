@@ -52,7 +52,7 @@ def trained(folder: Path, chat: str | None, rows: Any, **recipe: Any) -> Path:
 
 
 def test_greedy_text_is_the_most_probable_tokens(model: Path) -> None:
-    opened = load_language_model(open_target(model))
+    opened = load_language_model(open_target(model, weights=True))
     ids = opened.tokenizer(PROMPT).input_ids
     for _ in range(9):
         with torch.no_grad():
@@ -140,7 +140,7 @@ def test_texts_have_no_template(tmp_path: Path, chat: str | None, expected: str)
 
 
 def test_instructions_without_a_template_end_with_an_empty_line(model: Path) -> None:
-    opened = load_language_model(open_target(model))
+    opened = load_language_model(open_target(model, weights=True))
     plain, asked = (replace(opened, template=template) for template in (None, "none"))
     for one, text in ((plain, PROMPT), (asked, f"{PROMPT}\n\n")):
         with patch(f"{SESSION}.load_language_model", return_value=one):
@@ -226,7 +226,7 @@ def test_templates_that_cannot_be_used(model: Path) -> None:
 
 def test_the_context_ends_the_text(model: Path) -> None:
     prompt = " ".join(["cat"] * 20)
-    size = len(load_language_model(open_target(model)).tokenizer(prompt).input_ids)
+    size = len(load_language_model(open_target(model, weights=True)).tokenizer(prompt).input_ids)
     found = generate(model, prompt, GenerateOptions(500, temperature=3.0))
     assert found.tokens <= 64 - size
     assert found.notes == (
@@ -240,7 +240,7 @@ def test_the_context_ends_the_text(model: Path) -> None:
 
 
 def test_an_end_is_told(model: Path) -> None:
-    opened = load_language_model(open_target(model))
+    opened = load_language_model(open_target(model, weights=True))
     ids = opened.tokenizer(PROMPT, return_tensors="pt").input_ids
     with torch.no_grad():
         first = int(opened.model(ids).logits[0, -1].argmax())
@@ -303,7 +303,7 @@ def test_generation_configs_that_end_or_repeat_a_text(model: Path) -> None:
 
 
 def test_a_token_that_the_model_does_not_have(model: Path) -> None:
-    opened = load_language_model(open_target(model))
+    opened = load_language_model(open_target(model, weights=True))
     opened.tokenizer.add_tokens(["<image>"])
     opened.tokenizer.save_pretrained(model)
     with pytest.raises(ArchitectureMismatch, match="'<image>'"):

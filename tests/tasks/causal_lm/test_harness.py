@@ -25,7 +25,7 @@ ADVICE = "`sympy` is required. Please install it via pip install lm-eval[math]"
 
 @pytest.fixture
 def opened(tmp_path: Path) -> OpenedLanguageModel:
-    return load_language_model(open_target(write_model(tmp_path / "model")))
+    return load_language_model(open_target(write_model(tmp_path / "model"), weights=True))
 
 
 @pytest.fixture

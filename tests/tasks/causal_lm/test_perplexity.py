@@ -66,7 +66,7 @@ def measure(
 
 @pytest.fixture
 def opened(tmp_path: Path) -> OpenedLanguageModel:
-    return load_language_model(open_target(write_model(tmp_path / "model")))
+    return load_language_model(open_target(write_model(tmp_path / "model"), weights=True))
 
 
 @pytest.mark.sample(4)

@@ -25,7 +25,7 @@ from scalenet_cli.tasks.image_classification.data.class_names import (
 )
 from scalenet_cli.tasks.image_classification.evaluation.guessing import is_guessing
 from scalenet_cli.tasks.image_classification.head import ImageFacts, image_facts
-from scalenet_cli.tasks.image_classification.known_classes import _bundle_classes as bundle_classes
+from scalenet_cli.tasks.image_classification.known_classes import bundle_classes
 from tests.images import write_classifier, write_labelled
 from tests.training.runs import PLAIN, PLAN, expand_case, tiny_case, train, write_data
 

@@ -18,6 +18,7 @@ from typer.testing import Result
 from scalenet_cli import EvalOptions, ScalenetError, SourceOptions, evaluate, expand_checkpoint
 from tests.conftest import PLAN
 from tests.images import OPTIONS, write_classifier, write_images, write_tar
+from tests.models import ARCHITECTURES
 
 Run = Callable[..., Result]
 ImageNet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -204,6 +205,20 @@ def test_half_precision_weights_are_computed_in_float32(tmp_path: Path) -> None:
     options = SourceOptions(model_kwargs={"num_heads": 2})
     report = evaluate(tmp_path / "half.pth", tmp_path, options=options)
     assert_equal(report.model_dump(), plain(model, tmp_path, 16, 3))
+
+
+def test_random_weights_need_no_file_of_weights_that_can_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    arguments = {**dict(ARCHITECTURES["vit"].arguments), "num_classes": 2}
+    config = {"architecture": ARCHITECTURES["vit"].name, "model_args": arguments}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    images = write_images(tmp_path / "data" / "validation", ["a", "b"], 4)
+    how, random = EvalOptions(workers=0), SourceOptions(random_weights=True)
+    assert evaluate(folder, images.parent, how=how, options=random).num_images == 4
+    with pytest.raises(ScalenetError, match="checkpoint-unreadable"):
+        evaluate(folder, images.parent, how=how)
 
 
 def test_a_limit_takes_every_class(tmp_path: Path) -> None:
