@@ -7,7 +7,7 @@ from scalenet_cli.diagnosis.build_report import Seen, make_report, place_of, sco
 from scalenet_cli.diagnosis.progress import Progress
 from scalenet_cli.diagnosis.report import AblationReport, DiagnoseReport
 from scalenet_cli.errors import DataUnreadable, OptionError
-from scalenet_cli.measure.ablation import adapted_linears, skipped, without_adapters
+from scalenet_cli.measure.ablation import has_adapters, skipped, without_adapters
 from scalenet_cli.measure.activations import sampled_depths
 from scalenet_cli.measure.diagnosed_model import DiagnosedModel
 from scalenet_cli.measure.gradients import measure_gradients
@@ -144,7 +144,7 @@ def _ablate(
         if skip == "all" or (skip == "new" and block.slot.ordinal > 0):
             with skipped(block.module):
                 alone = score(subject.model, subject.batches, device)
-        if skip != "none" and adapted_linears(block.module):
+        if skip != "none" and has_adapters(block.module):
             with without_adapters(block.module):
                 bare = score(subject.model, subject.batches, device)
         if alone is not None or bare is not None:

@@ -47,18 +47,23 @@ def adapted_linears(block: nn.Module) -> tuple[tuple[str, AdjustedLinear], ...]:
     )
 
 
+def has_adapters(block: nn.Module) -> bool:
+    """An adapter sits beside one of the block's Linears, or beside a whole module of it."""
+    return any(wrapper.adapter is not None for wrapper in _wrappers(block))
+
+
 @contextmanager
 def without_adapters(block: nn.Module) -> Iterator[None]:
     """The block runs on its tied weights, norms and gates alone, while the context lasts."""
-    taken = [
-        (module, module.adapter)
-        for module in block.modules()
-        if isinstance(module, AdjustedLinear | AdjustedModule)
-    ]
+    taken = [(wrapper, wrapper.adapter) for wrapper in _wrappers(block)]
     try:
-        for module, _ in taken:
-            module.adapter = None
+        for wrapper, _ in taken:
+            wrapper.adapter = None
         yield
     finally:
-        for module, adapter in taken:
-            module.adapter = adapter
+        for wrapper, adapter in taken:
+            wrapper.adapter = adapter
+
+
+def _wrappers(block: nn.Module) -> list[AdjustedLinear | AdjustedModule]:
+    return [one for one in block.modules() if isinstance(one, AdjustedLinear | AdjustedModule)]

@@ -33,7 +33,8 @@ class AdapterRatio:
 
     ``ratio`` is the mean over samples of the l2 norm of the adapter's output divided by that of the
     core's, bias included and gate left out, over all tokens of the sample. ``gate`` is the root
-    mean square of the gate; None where there is none.
+    mean square of the gate; None where there is none. An adapter beside a whole module has no such
+    number: what the module puts out has a norm of its own.
     """
 
     block: ExecutedBlock

@@ -1,5 +1,6 @@
 """What one instance executes in the place of a tied core: the core plus what is its own."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, final
@@ -22,7 +23,9 @@ class AdjustedLinear(nn.Module):
         x is (..., in_features); gate is (out_features,).
     """
 
-    def __init__(self, core: nn.Linear, adapter: Adapter | None, gate: nn.Parameter | None) -> None:
+    def __init__(
+        self, core: nn.Linear, adapter: nn.Module | None, gate: nn.Parameter | None
+    ) -> None:
         super().__init__()
         self.core = core
         self.adapter = adapter
@@ -45,34 +48,40 @@ class AdjustedLinear(nn.Module):
         y: torch.Tensor = self.core(x)
         if self.gate is not None:
             y = self.gate * y
-        if isinstance(self.adapter, Adapter):
-            return self.adapter.add_to(y, x)
-        # A user's module in the place of ours is called like any other.
-        return y if self.adapter is None else y + self.adapter(x)
+        return _adjust(y, self.adapter, x)
 
 
 @final
 class AdjustedModule(nn.Module):
     """Computes ``core(...) + adapter(x)``, where the core is a whole MLP or attention.
 
-    x is the first input of the core. Where the core answers a tuple, as the attention of a decoder
-    does, the adjustment belongs to the first part.
+    x is the first parameter of the core's ``forward``. Where the core answers a tuple, as the
+    attention of a decoder does, the adjustment belongs to the first part. Whatever else the core
+    offers stays at ``.core``.
     """
 
-    def __init__(self, core: nn.Module, adapter: Adapter | None) -> None:
+    def __init__(self, core: nn.Module, adapter: nn.Module | None) -> None:
         super().__init__()
         self.core = core
         self.adapter = adapter
+        self._first = next(iter(inspect.signature(core.forward).parameters))
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """See the class. What the core takes is its own affair, so all of it is passed on."""
         output = self.core(*inputs, **named)
         if self.adapter is None:
             return output
-        x = inputs[0] if inputs else next(iter(named.values()))
+        x = inputs[0] if inputs else named[self._first]
         if isinstance(output, tuple):
-            return (self.adapter.add_to(output[0], x), *output[1:])
-        return self.adapter.add_to(output, x)
+            return (_adjust(output[0], self.adapter, x), *output[1:])
+        return _adjust(output, self.adapter, x)
+
+
+def _adjust(y: torch.Tensor, adapter: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(adapter, Adapter):
+        return adapter.add_to(y, x)
+    # A user's module in the place of ours is called like any other.
+    return y if adapter is None else y + adapter(x)
 
 
 def adjusted_modules(block: nn.Module) -> dict[str, AdjustedModule]:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from scalenet_cli.adapters.base import CannotBeFolded
+from scalenet_cli.adapters.base import Adapter, CannotBeFolded
 from scalenet_cli.errors import CannotFold
 from scalenet_cli.families.base import BlockDescription
 from scalenet_cli.surgery.clone import clone_structure, clone_tied
@@ -35,7 +35,7 @@ def fold(model: nn.Module) -> nn.Module:
     names = keys_by_parameter(folded)
     for path, module in list(folded.named_modules()):
         if isinstance(module, AdjustedModule) and module.adapter is not None:
-            raise _cannot_fold(path, module.adapter.fold())
+            raise _cannot_fold(path, _delta(module.adapter))
         if not isinstance(module, AdjustedLinear):
             continue
         shared = names[id(module.core.weight)]
@@ -57,7 +57,7 @@ def _fold_linear(module: AdjustedLinear, path: str) -> nn.Linear:
         weight = module.gate.double()[:, None] * weight
         bias = None if bias is None else module.gate * bias
     if module.adapter is not None:
-        delta = module.adapter.fold()
+        delta = _delta(module.adapter)
         if isinstance(delta, CannotBeFolded):
             raise _cannot_fold(path, delta)
         weight = weight + delta
@@ -66,6 +66,15 @@ def _fold_linear(module: AdjustedLinear, path: str) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias.clone())
     return linear
+
+
+def _delta(adapter: nn.Module) -> torch.Tensor | CannotBeFolded:
+    if isinstance(adapter, Adapter):
+        return adapter.fold()
+    return CannotBeFolded(
+        f"is a {type(adapter).__name__}, which does not say what it adds to a weight",
+        hint="keep the adapter, or make it an Adapter with `fold`",
+    )
 
 
 def _cannot_fold(path: str, answer: torch.Tensor | CannotBeFolded) -> CannotFold:

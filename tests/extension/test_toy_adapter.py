@@ -42,6 +42,7 @@ from scalenet_cli.plan import schema
 from scalenet_cli.plan.load import parse_plan
 from scalenet_cli.plan.schema import Group
 from scalenet_cli.surgery.groups import freeze, group_parameters
+from scalenet_cli.surgery.instance import AdjustedLinear, AdjustedModule
 from scalenet_cli.surgery.ties import ties
 from scalenet_cli.surgery.untie import fold, untie
 from tests.laws.building import make_model, make_plan, randomise_instances, write_plan, write_source
@@ -202,7 +203,7 @@ def test_other_starts_are_as_without_adapters(case: TinyCase, name: str, start: 
     model = make_model(case, adapter=toy(name), start=start)
     plain = make_model(case, adapter={"type": "none"}, start=start)
     assert torch.equal(case.logits(model), case.logits(plain))
-    assert [*ties(model).values()] != []
+    assert len(ties(model)) == len(ties(plain)) > 0
 
 
 def test_norms_inside_a_whole_module_stay_norms() -> None:
@@ -214,7 +215,7 @@ def test_norms_inside_a_whole_module_stay_norms() -> None:
     assert groups["blocks.0.attn.adapter.up.weight"] == "adapters"
 
 
-def test_a_linear_map_folds(tmp_path: Path) -> None:
+def test_a_linear_map_folds() -> None:
     case = tiny_case("vit")
     model = make_model(case, adapter=toy("full-rank", scale=0.5), start="average")
     randomise_instances(model, case.model)
@@ -228,6 +229,33 @@ def test_what_cannot_be_folded_says_why() -> None:
     model = untie(make_model(case, adapter=toy("branch")), case.family)
     with pytest.raises(CannotFold, match=r"the adapter of blocks\.0\.mlp bends"):
         fold(model)
+
+
+@on_each
+@pytest.mark.parametrize("name", ["full-rank", "branch"])
+def test_a_plain_module_in_the_place_of_an_adapter_is_called(case: TinyCase, name: str) -> None:
+    model = make_model(case, adapter=toy(name), start="identity")
+    wrappers = [one for one in model.modules() if isinstance(one, AdjustedLinear | AdjustedModule)]
+    assert wrappers
+    for wrapper in wrappers:
+        wrapper.adapter = Zero()
+    assert torch.equal(case.logits(model), case.logits(case.model))
+    calls = [one.adapter.calls for one in wrappers if isinstance(one.adapter, Zero)]
+    assert calls == [1] * len(wrappers)
+    with pytest.raises(CannotFold, match=r"is a Zero, which does not say"):
+        fold(untie(model, case.family))
+
+
+class Zero(nn.Module):
+    """Adds nothing, in the shape of what it sits beside; no Adapter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x.new_zeros(())
 
 
 def test_all_linear_means_nothing_beside_whole_modules() -> None:
@@ -251,7 +279,9 @@ def test_a_toy_is_trained_resumed_evaluated_diagnosed_benched_and_compared(
 
     how = EvalOptions(workers=0, device="cpu")
     assert evaluate(tmp_path / "run" / "last", data, how=how).top1 == whole.last["top1"]
-    assert len(diagnose(tmp_path / "run", data).model.blocks) == 6
+    found = diagnose(tmp_path / "run", data)
+    assert len(found.ablations) == len(found.model.blocks) == 6
+    assert all(row.without_adapters is not None for row in found.ablations)
     timed = bench(str(bundle), how=BenchOptions(repeats=1, warmup=0, batch_size=2, device="cpu"))
     assert timed.training is not None
     assert {row.name for row in timed.training.variants} == {"base", "scaled", "floor", "untied"}
