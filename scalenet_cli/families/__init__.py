@@ -1,4 +1,7 @@
-"""The table of families. A family's module is imported on first use: it brings timm or HF along."""
+"""The table of families. A family's module is imported on first use: it may bring timm along.
+
+It imports without the package of an extra; what needs one, such as ``build``, imports it itself.
+"""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -36,13 +39,8 @@ def family(name: str) -> Family:
 
 
 def families_from_the_end() -> Iterator[Family]:
-    """Every family whose library is installed, the last of the table first.
+    """Every family, the last of the table first.
 
     Each is imported when its turn comes, so that what reads only a config.json stops before timm.
     """
-    for name in reversed([*FAMILIES]):
-        try:
-            found = family(name)
-        except MissingExtra:
-            continue
-        yield found
+    yield from map(family, reversed([*FAMILIES]))

@@ -194,7 +194,7 @@ class Family(BlockDescription, Protocol):
         ...
 
     @property
-    def input_unit(self) -> Literal["pixels", "tokens"]:
+    def input_unit(self) -> InputUnit:
         """What the size of an input is counted in; the side of an image, where it is pixels."""
         ...
 

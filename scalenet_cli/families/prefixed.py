@@ -33,6 +33,10 @@ class PrefixedBlocks:
     prefix: str
     groups: tuple[tuple[str, OuterGroup], ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.prefix.endswith("."):
+            raise ValueError(f"the prefix {self.prefix!r} has no dot at its end")
+
     def part(self, host: "nn.Module") -> "nn.Module":
         """The model inside the host that the inner description is of."""
         return host.get_submodule(self.prefix.removesuffix("."))

@@ -19,7 +19,8 @@ class TimmCheckpoints:
 
     Attributes:
         modules: timm's modules that define its architectures.
-        signs: keys that all of its files have, and no other family's; the first is of a block.
+        signs: keys that all of its files have; the first, which is of a block, no other family's
+            files have.
         geometry: what shapes of tensors say.
         filter_keys: timm's own function from an author's keys to the model's.
         shallow: arguments of a model with one block per stage, which is quick to build.

@@ -220,7 +220,7 @@ def test_a_toy_goes_through_expand_inspect_count_verify_and_load(
         assert torch.equal(model(x), toy(x))
 
 
-def test_a_config_of_no_family_is_refused_by_the_last_of_the_table(tmp_path: Path) -> None:
+def test_a_config_that_is_not_the_toys_is_anothers(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "another"}))
     with pytest.raises(UnknownArchitecture, match="another"):
         inspect(str(tmp_path))

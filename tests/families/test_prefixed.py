@@ -1,5 +1,6 @@
 """The Swin description below a host's root."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -58,6 +59,11 @@ def test_a_swin_inside_a_host_is_scaled_as_a_swin_alone() -> None:
     )
     with torch.no_grad():
         assert torch.equal(found.model.eval()(**case.inputs), host(**case.inputs))
+
+
+def test_a_prefix_ends_with_a_dot() -> None:
+    with pytest.raises(ValueError, match="no dot"):
+        PrefixedBlocks(tiny_case("swin").family, "backbone")
 
 
 def count(model: nn.Module) -> int:

@@ -100,15 +100,11 @@ def _exists(path: Path) -> bool:
 
 def _file(path: Path, request: SourceRequest) -> Source:
     read = read_checkpoint(path)
-    from scalenet_cli.families.sources.lookalikes import refuse_lookalike, refuse_unknown
+    from scalenet_cli.families.sources.identify import family_of_tensors
     from scalenet_cli.families.sources.state_dicts import unwrap
 
     checkpoint = unwrap(read)
-    for known in families_from_the_end():
-        if known.reads_tensors(checkpoint.tensors.keys()):
-            return known.open_tensors(checkpoint, request)
-    refuse_lookalike(checkpoint)
-    raise refuse_unknown(checkpoint)
+    return family_of_tensors(checkpoint).open_tensors(checkpoint, request)
 
 
 def _folder(path: Path, request: SourceRequest) -> Source:

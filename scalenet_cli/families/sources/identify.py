@@ -8,14 +8,14 @@ from torch import nn
 from scalenet_cli.errors import AmbiguousArchitecture, ArchitectureMismatch, UnknownArchitecture
 from scalenet_cli.families import families_from_the_end
 from scalenet_cli.families.architecture import Architecture
-from scalenet_cli.families.base import SourceRequest
+from scalenet_cli.families.base import Family
 from scalenet_cli.families.sources.candidates import Candidate, choose, fitting_candidates
 from scalenet_cli.families.sources.checkpoint import Checkpoint
 from scalenet_cli.families.sources.geometry import Geometry
 from scalenet_cli.families.sources.lookalikes import SUPPORTED, refuse_lookalike, refuse_unknown
 from scalenet_cli.families.sources.timm_checkpoint import find_mismatch
 from scalenet_cli.families.sources.training_options import read_options
-from scalenet_cli.families.timm_models import TimmKind, build_timm, known_family, timm_families
+from scalenet_cli.families.timm_models import TimmKind, build_timm, known_family
 
 Identified = tuple[Architecture, nn.Module, tuple[str, ...]]
 
@@ -46,20 +46,27 @@ def identify_timm(
     return architecture, model, (*stated.notes, *notes)
 
 
-def _geometry(checkpoint: Checkpoint) -> Geometry:
+def family_of_tensors(checkpoint: Checkpoint) -> Family:
+    """The family that reads the keys of a checkpoint.
+
+    Raises:
+        UnknownArchitecture: none does.
+    """
     keys = checkpoint.tensors.keys()
-    for other in families_from_the_end():
-        if not isinstance(other, TimmKind) and other.reads_tensors(keys):
-            other.open_tensors(checkpoint, SourceRequest())
-            raise ArchitectureMismatch(
-                f"the tensors are of the family {other.name}, which is none of timm's",
-                where=checkpoint.where,
-            )
+    found = next((one for one in families_from_the_end() if one.reads_tensors(keys)), None)
+    return found or refuse_unknown(checkpoint)
+
+
+def _geometry(checkpoint: Checkpoint) -> Geometry:
+    family = family_of_tensors(checkpoint)
+    if not isinstance(family, TimmKind):
+        raise ArchitectureMismatch(
+            f"the tensors are of a {family.name} model, which is none of timm's",
+            where=checkpoint.where,
+        )
+    # The keys of a timm family are also those of kinds that it does not build, such as SAM's ViT.
     refuse_lookalike(checkpoint)
-    for known in timm_families():
-        if known.reads_tensors(keys):
-            return known.checkpoints.geometry(checkpoint)
-    raise refuse_unknown(checkpoint)
+    return family.checkpoints.geometry(checkpoint)
 
 
 def _named(

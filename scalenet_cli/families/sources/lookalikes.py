@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NoReturn
 
 from scalenet_cli.errors import UnknownArchitecture
 from scalenet_cli.families.sources.checkpoint import Checkpoint
@@ -58,9 +58,14 @@ def refuse_lookalike(checkpoint: Checkpoint) -> None:
         )
 
 
-def refuse_unknown(checkpoint: Checkpoint) -> UnknownArchitecture:
-    """What is said of keys that no family reads and no lookalike has."""
-    return UnknownArchitecture(
+def refuse_unknown(checkpoint: Checkpoint) -> NoReturn:
+    """For keys that no family reads.
+
+    Raises:
+        UnknownArchitecture: naming the kind of model that they show, or the first of them.
+    """
+    refuse_lookalike(checkpoint)
+    raise UnknownArchitecture(
         "the keys are of no supported family; the first are "
         f"{', '.join(list(checkpoint.tensors)[:4])}",
         where=checkpoint.where,
