@@ -3,11 +3,19 @@
 import json
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
-from scalenet_cli import ImageRecipe, count_params, load_plan, load_training_recipe
+from scalenet_cli import (
+    ImageRecipe,
+    LanguageRecipe,
+    count_params,
+    load_plan,
+    load_training_recipe,
+)
+from scalenet_cli.errors import OptionError, PlanErrors
 from scalenet_cli.plan.recipes import recipe_names, recipe_path, training_recipe_names
 from scalenet_cli.plan.training import TrainingRecipe
 
@@ -100,6 +108,23 @@ def test_recipes_are_listed_and_shown(run: Callable[..., Result]) -> None:
 @pytest.mark.parametrize("name", list(training_recipe_names()))
 def test_a_training_recipe_loads(name: str) -> None:
     assert isinstance(load_training_recipe(name), TrainingRecipe)
+
+
+@pytest.mark.parametrize("task", [None, "causal-lm", "image-classification"])
+def test_a_task_that_is_no_name_is_a_mistake_of_the_recipe(
+    task: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("version: 1\ntask: [images]\n")
+    with pytest.raises(PlanErrors, match=r"recipe\.yaml:2"):
+        load_training_recipe(tmp_path / "recipe.yaml", task=task)
+
+
+def test_the_former_names_of_tasks_are_taken() -> None:
+    assert load_training_recipe(None, task="language") == LanguageRecipe()
+    assert load_training_recipe("training/alpaca", task="language").task == "causal-lm"
+    assert load_training_recipe("training/paper", task="images") == ImageRecipe()
+    with pytest.raises(OptionError, match="no task is called vision"):
+        load_training_recipe(None, task="vision")
 
 
 def test_the_defaults_of_training_are_the_papers() -> None:

@@ -32,7 +32,9 @@ def load_training_recipe(
     Raises:
         PlanError: every mistake of the file, with its line, or of the settings; or it is for
             another task.
+        OptionError: there is no such task.
     """
+    task = _current(task, recipes)
     if reference is None:
         recipe: Recipe = recipes[task or DEFAULT_TASK]()
     else:
@@ -100,6 +102,13 @@ def merge_settings(flags: Mapping[str, Any], items: Sequence[str]) -> dict[str, 
     return {**given, **settings}
 
 
+def _current(task: TaskName | None, recipes: RecipeTable) -> TaskName | None:
+    named = current_task_name(task)
+    if task is not None and named not in recipes:
+        raise OptionError(f"no task is called {task}", hint=f"tasks: {', '.join(recipes)}")
+    return named
+
+
 def _read_recipe(reference: str, task: TaskName | None, recipes: RecipeTable) -> Recipe:
     path = Path(reference)
     text = read_text(path)
@@ -116,11 +125,11 @@ def _read_recipe(reference: str, task: TaskName | None, recipes: RecipeTable) ->
     if not isinstance(parsed.data, dict):
         raise PlanSchema("a recipe is a mapping of keys to values", where=parsed.where(()))
     named = current_task_name(parsed.data.get("task", task or DEFAULT_TASK))
-    if task is not None and named != task and named in recipes:
+    known = named if isinstance(named, str) and named in recipes else None
+    if known is not None and task not in {None, known}:
         raise PlanSchema(
-            f"the recipe is for {named}, but the model's task is {task}",
+            f"the recipe is for {known}, but the model's task is {task}",
             where=parsed.where(("task",)),
             hint=f"`scalenet recipes` lists those for {task}",
         )
-    name = named if isinstance(named, str) and named in recipes else task or DEFAULT_TASK
-    return validate(recipes[name], parsed)
+    return validate(recipes[known or task or DEFAULT_TASK], parsed)

@@ -1,7 +1,9 @@
 """The plan: what to build. Frozen pydantic models that refuse what they do not understand."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -180,8 +182,15 @@ def _choose_adapter(value: object, _: object) -> AdapterSettings | NoAdapterPlan
     return adapter_plan_class(value.get("type")).model_validate(value)
 
 
+def _any_adapter() -> Any:
+    """One of the classes of the table, for ``model_json_schema``."""
+    return reduce(or_, ADAPTER_PLANS.values())
+
+
 AdapterPlan = Annotated[
-    AdapterSettings | NoAdapterPlan, WrapValidator(_choose_adapter), SerializeAsAny()
+    AdapterSettings | NoAdapterPlan,
+    WrapValidator(_choose_adapter, json_schema_input_type=_any_adapter()),
+    SerializeAsAny(),
 ]
 
 

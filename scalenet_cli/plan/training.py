@@ -1,7 +1,7 @@
 """The training recipe: every number of a finetuning run, under timm's names where timm has one."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -14,6 +14,7 @@ def _pair(value: object) -> object:
     return value
 
 
+T = TypeVar("T")
 Float = Annotated[float, Number, Field(allow_inf_nan=False)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 NonNegative = Annotated[Float, Field(ge=0)]
@@ -24,7 +25,7 @@ Pair = BeforeValidator(_pair)
 _FORMER_NAMES: Final = {"images": "image-classification", "language": "causal-lm"}
 
 
-def current_task_name(value: object) -> object:
+def current_task_name(value: T) -> T | str:
     """The name of a task, also where a file has its former one; other values as they are.
 
     >>> current_task_name("images"), current_task_name("causal-lm")

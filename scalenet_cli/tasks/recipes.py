@@ -27,5 +27,6 @@ def load_training_recipe(
     Raises:
         PlanError: every mistake of the file, with its line, or of the settings; or it is for
             another task.
+        OptionError: there is no such task.
     """
     return load_training.load_training_recipe(reference, settings, task, recipes=recipe_table())
