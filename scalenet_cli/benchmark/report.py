@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from scalenet_cli.families.base import InputUnit
 from scalenet_cli.reports.base import Report
 from scalenet_cli.reports.spread import Spread
 
@@ -77,7 +78,7 @@ class BenchReport(Report):
     channels_last: bool
     batch_size: int
     input_size: int = Field(description="image side in pixels, or sequence length in tokens")
-    unit: Literal["pixels", "tokens"]
+    unit: InputUnit
     repeats: int = Field(description="measured rounds; each runs every variant once")
     warmup: int = Field(description="rounds before them that are not measured")
     seed: int

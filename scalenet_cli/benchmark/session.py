@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +17,7 @@ from scalenet_cli.benchmark.report import (
 )
 from scalenet_cli.benchmark.variants import Variant, VariantName, make_variants, materialise
 from scalenet_cli.errors import OptionError
-from scalenet_cli.families.base import Family
+from scalenet_cli.families.base import Family, InputUnit
 from scalenet_cli.measure.flops import count_pass
 from scalenet_cli.measure.memory import Memory, inference_memory, training_memory, warm_up_allocator
 from scalenet_cli.measure.throughput import (
@@ -96,7 +96,7 @@ def run_session(setup: Setup, progress: "Progress | None" = None) -> BenchReport
 def _report(
     setup: Setup,
     batch_size: int,
-    unit: Literal["pixels", "tokens"],
+    unit: InputUnit,
     passes: "Mapping[Pass, PassReport]",
     notes: Sequence[str],
 ) -> BenchReport:

@@ -1,9 +1,10 @@
 """The arms of a study against its source and its data: what each is, and what it costs."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from scalenet_cli.errors import OptionError, PlanError, PlanErrors
+from scalenet_cli.families.base import InputUnit
 from scalenet_cli.measure.flops import count_flops, count_pass
 from scalenet_cli.models.describe import DescribedModel
 from scalenet_cli.models.source_options import SourceOptions
@@ -36,7 +37,7 @@ class ArmCost(Report):
     trainable: int
     trained_groups: tuple[Group, ...]
     input_size: int
-    unit: Literal["pixels", "tokens"]
+    unit: InputUnit
     macs: int
     train_flops: int
     batch_size: int
