@@ -1,7 +1,7 @@
 """Opens a bundle: what the manifest lists is there, and inside. `digests.py` reads it all."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,7 +42,8 @@ FileMark = tuple[int, int, int, int]
 class Bundle:
     """A folder with its manifest. Its files are known to exist, inside the folder, in full size.
 
-    ``marks`` tell which files they were when the bundle was opened, the manifest included.
+    ``marks`` tell which files they were when the bundle was opened, the manifest included. Only of
+    a bundle that was opened to be described nothing is known but the manifest.
     """
 
     folder: Path
@@ -65,16 +66,26 @@ def bundle_folder(path: Path) -> Path:
     return next((path / name for name in ("best", "last") if is_bundle(path / name)), path)
 
 
+def open_manifest(folder: Path) -> Bundle:
+    """A bundle to describe: only the manifest is read, and the files that it lists may be missing.
+
+    Raises:
+        BundleError: no bundle, of an unknown format, or damaged.
+    """
+    # Before it is read: a later one is another bundle's.
+    marks = {MANIFEST: mark_of(folder / MANIFEST)}
+    return Bundle(folder, read_manifest(folder), marks)
+
+
 def open_bundle(folder: Path) -> Bundle:
     """The manifest, checked, and the presence of every file it lists. No tensor is read.
 
     Raises:
         BundleError: no bundle, of an unknown format, damaged, incomplete, or pointing outside.
     """
-    # Before it is read: a later one is another bundle's.
-    marks = {MANIFEST: mark_of(folder / MANIFEST)}
-    manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
+    opened = open_manifest(folder)
+    marks = dict(opened.marks)
+    for name, entry in opened.manifest.files.items():
         path = file_inside(folder, name)
         mark = marks[name] = mark_of(path)
         if mark is None or not path.is_file():
@@ -87,7 +98,7 @@ def open_bundle(folder: Path) -> Bundle:
                 where=str(folder),
                 hint="the file is truncated or was changed: copy the bundle again",
             )
-    return Bundle(folder, manifest, marks)
+    return replace(opened, marks=marks)
 
 
 def mark_of(path: Path) -> FileMark | None:

@@ -76,7 +76,8 @@ class DescribedModel:
             ArchitectureMismatch: the family has no head that could be replaced.
         """
         self.family.replace_head(self.model, num_classes)
-        return replace(self, groups=group_parameters(self.model, self.family))
+        groups = group_parameters(self.model, self.family)
+        return replace(self, groups=groups, train=_trained_groups(self.plan, groups))
 
 
 def describe(
@@ -115,9 +116,16 @@ def describe_plain(base: nn.Module, target: Target) -> DescribedModel:
         model=base,
         layout=plain_layout(stage_shapes(target.family, base)),
         groups=groups,
-        train=tuple(group for group in GROUPS if group in groups.values()),
+        train=_trained_groups(None, groups),
         source_shapes=shapes_of(base),
     )
+
+
+def _trained_groups(plan: ExpansionPlan | None, groups: Mapping[str, Group]) -> tuple[Group, ...]:
+    present = {*groups.values()}
+    if plan is None:
+        return tuple(group for group in GROUPS if group in present)
+    return resolve_train(plan, present)
 
 
 def head_size(manifest: Manifest) -> int | None:
@@ -136,11 +144,12 @@ def _with_trained_head(base: nn.Module, target: Target) -> nn.Module:
 def _build(target: Target) -> nn.Module:
     if target.bundle is not None:
         return target.family.build(target.architecture)
-    return build_base(target, target.source)
+    return build_base(target)
 
 
-def build_base(target: Target, source: Source | None) -> nn.Module:
+def build_base(target: Target) -> nn.Module:
     """The source model on the meta device, with the types of the source's tensors."""
+    source = target.source
     with naming(target.reference):
         base = target.family.build(target.architecture)
     if source is not None and source.tensors:
@@ -166,7 +175,7 @@ def scale(base: nn.Module, target: Target, document: PlanDocument) -> DescribedM
             model=expansion.model,
             layout=layout,
             groups=groups,
-            train=resolve_train(document.plan, set(groups.values())),
+            train=_trained_groups(document.plan, groups),
             source_shapes=shapes_of(base),
             expansion=expansion,
             plan=document.plan,
@@ -217,7 +226,7 @@ def _rescale(base: nn.Module, target: Target) -> DescribedModel:
         model=expansion.model,
         layout=layout,
         groups=groups,
-        train=resolve_train(plan, set(groups.values())),
+        train=_trained_groups(plan, groups),
         source_shapes=shapes,
         expansion=expansion,
         plan=plan,

@@ -98,6 +98,7 @@ def _load_source(described: DescribedModel) -> DescribedModel:
     source = described.target.source
     assert source is not None
     set_parameters(described.model, {key: tensor.read() for key, tensor in source.tensors.items()})
+    assert not any(one.is_meta for one in described.model.parameters()), "opened without weights"
     folder = described.target.files_folder() if source.carried else Path()
     described.family.finish(described.model, folder, [path.name for path in source.carried])
     described.model.eval()

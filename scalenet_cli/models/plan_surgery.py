@@ -54,7 +54,7 @@ def plan_surgery(target: Target, document: PlanDocument) -> PlannedSurgery:
     """
     source, family = target.source, target.family
     assert source is not None
-    base = build_base(target, source)
+    base = build_base(target)
     described = scale(base, target, document)
     assert described.expansion is not None
     # What cannot be loaded later is refused now, by the name that the user knows.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from scalenet_cli.bundle.manifest import Manifest
-from scalenet_cli.bundle.read import Bundle, bundle_folder, is_bundle, open_bundle
+from scalenet_cli.bundle.read import Bundle, bundle_folder, is_bundle, open_bundle, open_manifest
 from scalenet_cli.bundle.steady import read_steadily
 from scalenet_cli.errors import (
     BundleError,
@@ -32,8 +32,9 @@ T = TypeVar("T")
 class Target:
     """A reference that was opened once, to be handed down to whatever a command does with it.
 
-    Exactly one of ``bundle`` and ``source`` is there. ``reference`` is as the user gave it, but for
-    a run, of which it is the folder of its best bundle.
+    It has a ``bundle`` or a ``source``; a checkpoint that is described for images of another size
+    has neither, for its tensors are of its own. ``reference`` is as the user gave it, but for a
+    run, of which it is the folder of its best bundle.
     """
 
     reference: str
@@ -47,9 +48,13 @@ class Target:
         """Of the model. Its module brings timm or transformers along, so not before it is asked.
 
         Raises:
-            UnknownArchitecture, MissingExtra: there is no such family, or not its library.
+            UnknownArchitecture, ManifestUnreadable: there is no such family.
+            MissingExtra: its library is not installed.
         """
-        return find_family(self.architecture.family)
+        if self.bundle is None:
+            return find_family(self.architecture.family)
+        with blaming_manifest(self.bundle.folder):
+            return find_family(self.architecture.family)
 
     @property
     def manifest(self) -> Manifest | None:
@@ -80,8 +85,8 @@ def open_target(
 ) -> Target:
     """Opens a reference. No tensor is read.
 
-    Without ``weights`` the target can be described and not loaded: nothing large is downloaded, and
-    nothing is drawn.
+    Without ``weights`` the target can be described and not loaded: nothing large is downloaded,
+    nothing is drawn, and of a bundle nothing but the manifest is read.
 
     A bundle may be replaced by another process while it is used: see :func:`use_target`.
 
@@ -92,7 +97,7 @@ def open_target(
     options = options or SourceOptions()
     folder = bundle_folder(Path(reference))
     if is_bundle(folder):
-        return target_of(open_bundle(folder), options)
+        return target_of(open_bundle(folder) if weights else open_manifest(folder), options)
     return open_checkpoint(reference, options, weights=weights)
 
 
@@ -100,7 +105,13 @@ def open_checkpoint(
     reference: str | Path, options: SourceOptions, *, weights: bool = False
 ) -> Target:
     """Opens a reference that has to be a checkpoint; see open_target."""
-    source = _open_source(str(reference), options, weights=weights)
+    source = open_source(
+        str(reference),
+        arch=options.arch,
+        arguments=options.model_kwargs,
+        weights=weights,
+        random_seed=options.random_seed if weights else None,
+    )
     return Target(
         reference=str(reference),
         options=options,
@@ -181,13 +192,3 @@ def blaming_manifest(bundle: Path) -> Iterator[None]:
             where=str(bundle),
             hint="the manifest was changed: expand the source again",
         ) from None
-
-
-def _open_source(reference: str, options: SourceOptions, *, weights: bool) -> Source:
-    return open_source(
-        reference,
-        arch=options.arch,
-        arguments=options.model_kwargs,
-        weights=weights,
-        random_seed=options.random_seed if weights else None,
-    )

@@ -111,7 +111,7 @@ def open_study_source(document: StudyDocument) -> StudySource:
     options = SourceOptions(study.arch, study.model_kwargs, study.random_weights)
     target = open_checkpoint(reference, options)
     _refuse_other_task(document, target.family.task)
-    return StudySource(target, build_base(target, target.source))
+    return StudySource(target, build_base(target))
 
 
 def _refuse_other_task(document: StudyDocument, task: TaskName) -> None:

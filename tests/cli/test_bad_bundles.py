@@ -138,6 +138,21 @@ def test_a_missing_truncated_or_longer_file(run: Run, bundle: Path, whole: Path,
     refuse_bundle(run, bundle, "bundle-file-missing", *says)
 
 
+@pytest.mark.parametrize(
+    "command", [("count-params",), ("flops",), ("flops", "--input-size", "64"), ("inspect",)]
+)
+def test_a_bundle_is_described_without_its_other_files(
+    run: Run, bundle: Path, whole: Path, command: tuple[str, ...]
+) -> None:
+    for path in bundle.iterdir():
+        if path.name != "manifest.json":
+            path.unlink()
+    name, *options = command
+    described, expected = (run(name, one, *options, "--json") for one in (bundle, whole))
+    assert described.exit_code == expected.exit_code == 0, described.stderr
+    assert described.stdout == expected.stdout.replace(str(whole), str(bundle))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "adapters.safetensors"])
 def test_a_truncated_file_whose_manifest_agrees(run: Run, bundle: Path, name: str) -> None:
     size = (bundle / name).stat().st_size - 100

@@ -28,6 +28,7 @@ from tests.cli.helpers import (
     short,
     write_bundle,
 )
+from tests.images import write_images
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,20 @@ def test_a_manifest_whose_key_stands_twice(run: Run, bundle: Path) -> None:
     path = bundle / "manifest.json"
     path.write_text('{"seed": 5, ' + path.read_text().lstrip()[1:])
     refuse_everywhere(run, bundle, "manifest-unreadable", "seed", f"where: {path}")
+
+
+@pytest.mark.parametrize("command", ["eval", "diagnose"])
+def test_a_family_that_is_not_known_is_the_manifests_fault(
+    run: Run, bundle: Path, tmp_path: Path, command: str
+) -> None:
+    images = write_images(tmp_path / "data" / "val", ("one", "two"), 2).parent
+    change_manifest(bundle, set_entry("source", "family", value="nope"))
+    output = ("-o", tmp_path / "report") if command == "diagnose" else ()
+    says = ("no family is called nope", f"where: {bundle}", "hint:")
+    refuse(
+        run, tmp_path, command, bundle, "--data", images, *output,
+        status=DATA, code="manifest-unreadable", says=says,
+    )  # fmt: skip
 
 
 SHA = ("files", "plan.yaml", "sha256")

@@ -1,6 +1,7 @@
 """What comes out of a run: a bundle that loads, counts and verifies, whatever was trained."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ def test_other_classes_get_a_new_head(three: Path, tmp_path: Path, name: str, da
     assert set(trained_of(run / "last").classes) == {"class0", "class1", "class2"}
     # Nothing of the source is lost: the old head is still in the base.
     verify(run / "last", source=str(bundle.with_name("bundle-source")))
+
+
+def test_a_model_without_a_head_gets_one_that_counts(data: Path, tmp_path: Path) -> None:
+    case = tiny_case("vit")
+    case.model.reset_classifier(0)
+    arguments = {**case.architecture.arguments, "num_classes": 0}
+    headless = replace(case, architecture=replace(case.architecture, arguments=arguments))
+    bundle = expand_case(headless, tmp_path / "bundle", train="all")
+    assert "head" not in load_bundle(bundle).groups.values()
+    with watched() as watch:
+        report = train(bundle, data, tmp_path / "run", SHORT)
+    assert (report.num_classes, report.new_head) == (5, True)
+    assert_is_what_was_trained(tmp_path / "run", watch.steps[-1].tensors)
+    numbers = manifest_of(tmp_path / "run/last").parameters
+    trained = {key: tensor.numel() for key, tensor in watch.steps[-1].tensors.items()}
+    assert numbers.trainable == report.trained_parameters == sum(trained.values())
+    head = [size for key, size in trained.items() if key.startswith("head.")]
+    assert numbers.trainable_groups["head"] == sum(head) > 0
 
 
 def test_equal_number_of_classes_keeps_the_head(bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -40,8 +40,10 @@ class StudyTexts:
         if key not in self._corpora:
             data, model = self._request.data, self._request.model
             config: Any = vars(model)["config"]
-            words = self._request.target.files_folder(weights=False)
-            if data.tokenizer is not None:
-                words = Path(data.tokenizer)
+            words = (
+                self._request.target.files_folder(weights=False)
+                if data.tokenizer is None
+                else Path(data.tokenizer)
+            )
             self._corpora[key] = open_corpus(words, config, recipe, data)
         return self._corpora[key]
