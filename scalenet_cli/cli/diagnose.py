@@ -16,8 +16,9 @@ from scalenet_cli.cli.options import (
     Target,
     source_options,
 )
-from scalenet_cli.cli.task_options import GivenOptions, with_task_options
+from scalenet_cli.cli.task_options import with_task_options
 from scalenet_cli.files.standard_streams import outlive_readers
+from scalenet_cli.tasks.options import GivenOptions
 
 
 def _diagnose(
@@ -92,24 +93,18 @@ def _diagnose(
     from scalenet_cli.cli import diagnose_table, render
     from scalenet_cli.cli.progress import bars
     from scalenet_cli.diagnosis.diagnose import diagnose as run
-    from scalenet_cli.tasks.image_classification.options import PreparedImageData
     from scalenet_cli.tasks.requests import DiagnoseOptions
 
     how = DiagnoseOptions(
         split=split,
-        dataset=given.value("dataset"),
-        class_map=given.value("class_map"),
         limit=limit,
-        skip_corrupt=given.value("skip_corrupt"),
         skip=skip,
         depths=depths,
         cka_tokens=cka_tokens,
         batch_size=batch_size,
         device=device,
-        preprocessing=given.record_of(PreparedImageData).preprocessing,
-        tokenizer=given.value("tokenizer"),
-        max_length=given.value("max_length"),
-        template=given.value("template"),
+        task_options=given.given_beside(DiagnoseOptions),
+        **given.values_for(DiagnoseOptions),
     )
     options = source_options(arch, model_kwargs, random_weights, seed)
     with bars() as tick:

@@ -17,7 +17,8 @@ from scalenet_cli.cli.options import (
     Target,
     source_options,
 )
-from scalenet_cli.cli.task_options import GivenOptions, with_task_options
+from scalenet_cli.cli.task_options import with_task_options
+from scalenet_cli.tasks.options import GivenOptions
 
 _RUNNING = "Running"
 

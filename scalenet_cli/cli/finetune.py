@@ -7,8 +7,9 @@ from typing import Annotated, Final, Literal
 import typer
 
 from scalenet_cli.cli.options import Bundle, Json
-from scalenet_cli.cli.task_options import GivenOptions, with_task_options
+from scalenet_cli.cli.task_options import with_task_options
 from scalenet_cli.files.standard_streams import outlive_readers
+from scalenet_cli.tasks.options import GivenOptions
 
 DataDir = Annotated[
     str,
@@ -183,26 +184,21 @@ def _finetune(
 
     chosen = DataOptions(
         data=data,
-        dataset=given.value("dataset"),
         train_split=train_split,
         val_split=val_split,
         limit_train=limit_train,
         limit_val=limit_val,
-        class_map=given.value("class_map"),
-        val_data=given.value("val_data"),
-        tokenizer=given.value("tokenizer"),
-        skip_corrupt=given.value("skip_corrupt"),
-        digest=given.value("digest"),
+        **given.values_for(DataOptions),
     )
     options = FinetuneOptions(
         recipe=recipe,
         settings=merge_settings(flags, settings or []),
         resume=resume,
-        num_classes=given.value("num_classes"),
-        reset_head=given.value("reset_head"),
         device=device,
         work=Work(workers, eval_batch_size, sharding),
         ablation=not no_ablation,
+        task_options=given.given_beside(DataOptions, FinetuneOptions),
+        **given.values_for(FinetuneOptions),
     )
     with TerminalReporter() as reporter, ExitStack() as stack:
         heard: Reporter = reporter

@@ -13,7 +13,7 @@ from scalenet_cli.models.trained_model import TrainedModel
 from scalenet_cli.plan.training import Recipe, TaskName
 from scalenet_cli.reports.base import HeadClasses
 from scalenet_cli.tasks import find_task
-from scalenet_cli.tasks.options import given_fields, refuse_other_tasks
+from scalenet_cli.tasks.options import fill_record
 from scalenet_cli.tasks.recipes import load_training_recipe
 from scalenet_cli.tasks.requests import FinetuneOptions, Request
 from scalenet_cli.training.contents import Look
@@ -81,9 +81,10 @@ def _set_up(
     kind = described.family.task
     recipe = _recipe(folder if going_on else None, options, kind)
     start = folder.open_start() if going_on else source
-    request = Request(source=source, described=described, start=start, data=data, options=options)
-    given = given_fields(data) | given_fields(options)
-    refuse_other_tasks("finetune", given, kind, str(source.folder))
+    flags = fill_record(
+        "finetune", kind, held=(data, options), more=options.task_options, where=str(source.folder)
+    )
+    request = Request(source=source, described=described, start=start, data=data, flags=flags)
     parts = find_task(kind).prepare_run(request, recipe)
     if going_on:
         folder.require_same(parts.record, recipe, parts.task)

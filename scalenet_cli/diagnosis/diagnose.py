@@ -10,7 +10,7 @@ from scalenet_cli.errors import OptionError
 from scalenet_cli.files.lock import sole_writer
 from scalenet_cli.models.source_options import SourceOptions
 from scalenet_cli.tasks import find_task
-from scalenet_cli.tasks.options import given_fields, refuse_other_tasks, task_options
+from scalenet_cli.tasks.options import fill_record, refuse_other_tasks, task_options
 from scalenet_cli.tasks.requests import DiagnoseOptions, Diagnosis
 from scalenet_cli.tasks.task_of_target import task_of
 from scalenet_cli.training.world import require_single
@@ -66,11 +66,13 @@ def _plan(
             f"{task_options(task_of(other)).a_model}",
             hint="both have to be of one kind",
         )
-    refuse_other_tasks("diagnose", given_fields(how) | how.preprocessing.keys(), task, target)
+    refuse_other_tasks("diagnose", how.preprocessing.keys(), task, target)
+    flags = fill_record("diagnose", task, held=(how,), more=how.task_options, where=target)
     find_task(task).refuse_data(None if data is None else str(data), how.dataset, target)
     work = Diagnosis(
-        target=target, against=other, data=str(data or ""), task=task, how=how, options=options
-    )
+        target=target, against=other, data=str(data or ""), task=task, how=how, options=options,
+        flags=flags,
+    )  # fmt: skip
     if work.options_of(target) != options and (other is None or work.options_of(other) != options):
         raise OptionError(
             "--arch, --model-kwargs and --random-weights are for checkpoints, and there are only "

@@ -4,13 +4,25 @@ Nothing here, and in no ``tasks/*/options.py``, imports torch or pydantic: ``sca
 the records of all tasks.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
 from importlib import import_module
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    final,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from scalenet_cli.errors import OptionError
 from scalenet_cli.tasks import TASKS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Command = Literal["finetune", "eval", "diagnose"]
 
@@ -70,6 +82,39 @@ def task_options(task: str) -> TaskOptions:
     return found
 
 
+@final
+class GivenOptions:
+    """What the user gave on the command line of the options that belong to tasks.
+
+    ``values`` has every option by name, ``given`` the names of those that were written.
+    """
+
+    def __init__(self, command: Command, values: Mapping[str, Any], given: frozenset[str]) -> None:
+        self._command: Command = command
+        self._values, self._given = values, given
+
+    def record(self, task: str, where: str) -> Any:
+        """The record of a task for this command; None where it has none.
+
+        Raises:
+            OptionError: an option was given that only other tasks have.
+        """
+        refuse_other_tasks(self._command, self._given, task, where)
+        own = task_options(task)
+        if self._command not in own.records:
+            return None
+        names = [one.name for one in own.fields(self._command)]
+        return own.records[self._command](**{name: self._values[name] for name in names})
+
+    def values_for(self, kind: type["DataclassInstance"]) -> dict[str, Any]:
+        """The values of the options that options of Python have a field for, by name."""
+        return {name: self._values[name] for name in _names(kind) & self._values.keys()}
+
+    def given_beside(self, *kinds: type["DataclassInstance"]) -> dict[str, Any]:
+        """What was given of the options that none of them has a field for, by name."""
+        return {name: self._values[name] for name in self._given.difference(*map(_names, kinds))}
+
+
 def refuse_other_tasks(command: Command, given: Collection[str], task: str, where: str) -> None:
     """No option was given that only other tasks have: it would change nothing.
 
@@ -96,14 +141,45 @@ def foreign_options(
                 yield one, options.models
 
 
-def given_fields(record: object) -> set[str]:
+def fill_record(
+    command: Command,
+    task: str,
+    *,
+    held: Sequence["DataclassInstance"],
+    more: Mapping[str, Any],
+    where: str,
+) -> Any:
+    """The task's record for a command; None where it has none.
+
+    Its fields come from the options of Python in ``held`` that have their names, and from ``more``,
+    which are options by name that nothing in ``held`` has a field for.
+
+    Raises:
+        OptionError: an option was given that only other tasks have, or none.
+    """
+    own = task_options(task)
+    names = {one.name for one in own.fields(command)}
+    values = {name: getattr(one, name) for one in held for name in names & _names(one)}
+    refuse_other_tasks(command, {*more}.union(*map(given_fields, held)), task, where)
+    for name in more:
+        if name in values:
+            raise OptionError(f"{name} has a field of its own, and is not one of task_options")
+        if name not in names:
+            raise OptionError(f"{own.models} have no option {name}", where=where)
+    return own.records[command](**values, **more) if command in own.records else None
+
+
+def given_fields(record: "DataclassInstance") -> set[str]:
     """The names of a record's fields that have another value than their default."""
-    assert not isinstance(record, type)
-    return {
-        one.name
-        for one in fields(record)  # type: ignore[arg-type]
-        if getattr(record, one.name) != one.default
-    }
+    return {one.name for one in fields(record) if getattr(record, one.name) != _default(one)}
+
+
+def _default(one: "Field[Any]") -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _names(record: "DataclassInstance | type[DataclassInstance]") -> set[str]:
+    return {one.name for one in fields(record)}
 
 
 def _option_fields(record: type) -> Iterator[OptionField]:

@@ -35,7 +35,8 @@ class FinetuneOptions:
     ``settings`` are recipe entries that win over those of ``recipe``, which is a file or a shipped
     name. ``num_classes`` or ``reset_head`` put a new head on an image classifier; by default a
     number of classes that is not the model's does. ``ablation`` evaluates the trained model once
-    more without the blocks that were added.
+    more without the blocks that were added. ``task_options`` are those that the model's task has
+    beside the fields here and of DataOptions, by name.
     """
 
     recipe: str | Path | None = None
@@ -46,6 +47,7 @@ class FinetuneOptions:
     device: str = "auto"
     work: Work = field(default_factory=Work)
     ablation: bool = True
+    task_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,14 @@ class Request:
     """What was asked for, as each kind of task gets it.
 
     ``described`` is the model of the bundle ``source``. ``start`` is the bundle to train from: the
-    same one, or that which a resumed run began with.
+    same one, or that which a resumed run began with. ``flags`` is the task's own record.
     """
 
     source: Bundle
     described: DescribedModel
     start: Bundle
     data: DataOptions
-    options: FinetuneOptions
+    flags: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class DiagnoseOptions:
     instance at a time. ``depths`` is the number of histograms. ``cka_tokens`` compares so many
     tokens of every sample instead of their mean. ``preprocessing`` has timm's names and overrides
     each model's own. ``max_length`` is in tokens, by default 512 or what the model is made for;
-    ``template`` says how records become text, as in a training recipe.
+    ``template`` says how records become text, as in a training recipe. ``task_options`` are those
+    that the model's task has beside the fields here, by name.
     """
 
     split: str | None = None
@@ -111,6 +114,7 @@ class DiagnoseOptions:
     tokenizer: str | None = None
     max_length: int | None = None
     template: Template = "auto"
+    task_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         least = {"limit": 2, "depths": 1, "cka_tokens": 1, "batch_size": 1, "max_length": 2}
@@ -122,7 +126,7 @@ class DiagnoseOptions:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One diagnosis: which models, on what, and how."""
+    """One diagnosis: which models, on what, and how. ``flags`` is the task's own record."""
 
     target: str
     against: str | None
@@ -130,6 +134,7 @@ class Diagnosis:
     task: str
     how: DiagnoseOptions
     options: SourceOptions
+    flags: Any
 
     def options_of(self, target: str) -> SourceOptions:
         """How to read one of the two: a bundle knows its architecture, a checkpoint may not."""

@@ -6,19 +6,26 @@ say: here timm's ViT says so, in its place in FAMILIES.)
 """
 
 import json
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 import pytest
 import torch
+import typer
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from typer.testing import CliRunner
 
 import scalenet_cli
+from scalenet_cli import cli
 from scalenet_cli.bundle.trained import Start
+from scalenet_cli.cli.app import ReportingGroup
+from scalenet_cli.cli.task_options import with_task_options
+from scalenet_cli.errors import OptionError
 from scalenet_cli.families import FAMILIES
 from scalenet_cli.families.base import Family
 from scalenet_cli.families.vit import VIT
@@ -35,7 +42,7 @@ from scalenet_cli.plan.training import TrainingRecipe
 from scalenet_cli.reports.base import Report
 from scalenet_cli.reports.metrics import Metric
 from scalenet_cli.tasks import TASKS
-from scalenet_cli.tasks.options import TaskOptions
+from scalenet_cli.tasks.options import Command, GivenOptions, Option, TaskOptions
 from scalenet_cli.tasks.requests import (
     BenchRequest,
     DataRequest,
@@ -57,8 +64,8 @@ from scalenet_cli.training.seeding import seed_everything
 from scalenet_cli.training.trained_groups import train_set
 from scalenet_cli.training.training_task import Run, Scores, Skipped
 from scalenet_cli.version import TOOL
-from tests.cli.helpers import Run as Command
-from tests.training.runs import InterruptAt, Interrupted
+from tests.cli.helpers import Run as CommandLine
+from tests.training.runs import InterruptAt, Interrupted, write_bundle
 
 NAME: Final = "image-regression"
 SIZE: Final = 16
@@ -84,9 +91,10 @@ class Batch(NamedTuple):
 class Pixels(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """One split: ``images`` (N, 3, 16, 16) and ``targets`` (N,) of a file."""
 
-    def __init__(self, data: DataOptions, split: str) -> None:
+    def __init__(self, data: DataOptions, split: str, flags: "Flags | None" = None) -> None:
         held = torch.load(Path(data.data) / f"{split}.pt", weights_only=True)
-        self.images, self.targets = held["images"], held["targets"]
+        self.images = held["images"]
+        self.targets = held["targets"] + (0 if flags is None else flags.offset)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -191,7 +199,7 @@ class ImageRegression:
         return OpenedPixels(Pixels(data, "train"), Pixels(data, "val"), data.data)
 
     def prepare_run(self, request: Request, recipe: Recipe) -> Parts:
-        train, val = Pixels(request.data, "train"), Pixels(request.data, "val")
+        train, val = (Pixels(request.data, split, request.flags) for split in ("train", "val"))
 
         def load() -> TrainedModel:
             loaded = load_weights(request.described, request.start)
@@ -213,7 +221,7 @@ class ImageRegression:
 
     def evaluate(self, request: EvalRequest, progress: Progress | None) -> EvalResult:
         model = use_target(request.target, load_target, request.options).model
-        val = Pixels(DataOptions(request.data[0]), "val")
+        val = Pixels(DataOptions(request.data[0]), "val", request.flags)
         with torch.no_grad():
             rmse = float((model(val.images)[:, 0] - val.targets).square().mean().sqrt())
         report = RegressionReport(rmse=rmse, num_images=len(val))
@@ -235,7 +243,7 @@ class ImageRegression:
 
     def open_samples(self, work: Diagnosis, target: str, *, held: int = 0) -> DiagnosedModel:
         loaded = use_target(target, load_target, work.options_of(target))
-        val = Pixels(DataOptions(work.data), "val")
+        val = Pixels(DataOptions(work.data), "val", work.flags)
         images, targets = val.images[: work.how.limit], val.targets[: work.how.limit]
         batch = Samples({"x": images}, targets, None, 0, score_errors)
         return DiagnosedModel(
@@ -250,8 +258,19 @@ def score_errors(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Te
     return loss, Score(float(loss.detach()), len(targets), 0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """Of every command: brighter targets."""
+
+    offset: Annotated[int, Option(metavar="N", minimum=0, help="Added to every target.")] = 0
+
+
 REGRESSION: Final = ImageRegression()
-OPTIONS: Final = TaskOptions(models="regressors", a_model="a regressor", records={})
+OPTIONS: Final = TaskOptions(
+    models="regressors",
+    a_model="a regressor",
+    records={"finetune": Flags, "eval": Flags, "diagnose": Flags},
+)
 REGRESSING_VIT: Final = replace(VIT, task=NAME)
 
 
@@ -287,6 +306,16 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
+@pytest.fixture
+def run() -> CommandLine:
+    """The command line, with the options of the toy."""
+    app = typer.Typer(cls=ReportingGroup)
+    app.command("finetune")(with_task_options("finetune", vars(cli.finetune)["_finetune"]))
+    app.command("diagnose")(with_task_options("diagnose", vars(cli.diagnose)["_diagnose"]))
+    app.command("eval")(with_task_options("eval", vars(cli.evaluate)["_evaluate"]))
+    return lambda *words: CliRunner().invoke(app, [*map(str, words)])
+
+
 def finetune(bundle: Path, data: Path, run: Path, **more: Any) -> Any:
     options = FinetuneOptions(
         settings={"epochs": 2, "batch_size": 8, "lr": 1e-2, "log_steps": 1, "save_steps": 1},
@@ -307,7 +336,7 @@ def test_finetune_and_resume(bundle: Path, data: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["task"] == NAME
 
 
-def test_eval_and_its_threshold(run: Command, bundle: Path, data: Path) -> None:
+def test_eval_and_its_threshold(run: CommandLine, bundle: Path, data: Path) -> None:
     found = json.loads(run("eval", bundle, "--data", data, "--json").stdout)
     assert found["num_images"] == 8
     failed = run("eval", bundle, "--data", data, "--fail-under", "rmse=0.000001")
@@ -315,6 +344,64 @@ def test_eval_and_its_threshold(run: Command, bundle: Path, data: Path) -> None:
     assert "rmse is" in failed.stderr
     refused = run("eval", bundle, "--data", data, "--crop-pct", "1")
     assert "--crop-pct is for image classifiers, but this is a regressor" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["finetune", "diagnose", "eval"])
+def test_an_option_of_the_toy_reaches_it_and_no_other_task(
+    run: CommandLine, command: Command, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    more: list[object] = ["--data", data, "--json", "--device", "cpu"]
+    if command != "eval":
+        more += ["-o", tmp_path / "out"]
+    if command == "finetune":
+        more += ["--epochs", 1, "--batch-size", 8, "--workers", 0, "--warmup-epochs", 0]
+    swin = write_bundle(tmp_path / "swin", "swin")
+    refused = run(command, swin, *more, "--offset", 1)
+    assert refused.exit_code == 2
+    assert "--offset is for regressors, but this is an image classifier" in refused.stderr
+    plain = run(command, bundle, *more)
+    assert plain.exit_code == 0, plain.stderr
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    moved = run(command, bundle, *more, "--offset", 100)
+    assert moved.exit_code == 0, moved.stderr
+    assert rmse_of(json.loads(moved.stdout)) > 90 > 10 > rmse_of(json.loads(plain.stdout))
+
+
+def rmse_of(report: Mapping[str, Any]) -> float:
+    """As eval, finetune and diagnose give it."""
+    if "rmse" in report:
+        return report["rmse"]
+    return report["before"] if "before" in report else report["model"]["score"]["loss"] ** 0.5
+
+
+def test_options_of_the_task_in_python(bundle: Path, data: Path, tmp_path: Path) -> None:
+    moved = finetune(bundle, data, tmp_path / "run", task_options={"offset": 100})
+    assert moved.before > 90
+    with pytest.raises(OptionError, match="regressors have no option shift"):
+        finetune(bundle, data, tmp_path / "other", task_options={"shift": 100})
+    with pytest.raises(OptionError, match="--num-classes is for image classifiers"):
+        finetune(bundle, data, tmp_path / "other", task_options={"num_classes": 5})
+    swin = write_bundle(tmp_path / "swin", "swin")
+    with pytest.raises(OptionError, match="num_classes has a field of its own"):
+        finetune(swin, data, tmp_path / "other", task_options={"num_classes": 5})
+
+
+def test_two_tasks_may_share_an_option_only_if_it_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def declared(*_: object, given: GivenOptions) -> None: ...
+
+    with_task_options("eval", declared)
+    monkeypatch.setitem(OPTIONS.records, "eval", OtherWorkers)
+    with pytest.raises(AssertionError, match="declare --workers differently"):
+        with_task_options("eval", declared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherWorkers:
+    """An option of image classification, with another default."""
+
+    workers: Annotated[int, Option(help="Processes.")] = 3
 
 
 def test_diagnose(bundle: Path, data: Path, tmp_path: Path) -> None:

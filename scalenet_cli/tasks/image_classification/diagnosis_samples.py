@@ -34,8 +34,9 @@ def open_images(work: "Diagnosis", target: str, *, held: int = 0) -> DiagnosedMo
         ScalenetError: the target or the data cannot be used, or do not fit each other.
     """
     how = work.how
+    changes = {**how.preprocessing, **work.flags.preprocessing}
     opened = use_target(target, load_classifier, work.options_of(target))
-    config = resolve_preprocessing(opened.family.image_preparation(opened.model), how.preprocessing)
+    config = resolve_preprocessing(opened.family.image_preparation(opened.model), changes)
     channels = image_channels(config)
     wanted = DataOptions(work.data, how.dataset, class_map=how.class_map)
     split = open_split(wanted, how.split or "validation", limit=how.limit, channels=channels)

@@ -27,13 +27,13 @@ def prepare_images(request: Request, recipe: ImageRecipe) -> Parts:
     Raises:
         DataError, OptionError: the data cannot be used, or do not fit the model.
     """
-    data, options = request.data, request.options
+    data, flags = request.data, request.flags
     described = request.described
     facts = image_facts(described.target, described.model)
     train, val = open_splits(data, facts.channels)
     head = fit_classes(
-        facts, train, wanted=options.num_classes, mapped=data.class_map is not None,
-        reset=options.reset_head,
+        facts, train, wanted=flags.num_classes, mapped=data.class_map is not None,
+        reset=flags.reset_head,
     )  # fmt: skip
     record = RunRecord(
         tool=TOOL,
