@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from scalenet_cli.cli.options import Json, RandomWeights, Seed, Target, source_options
+from scalenet_cli.tasks.causal_lm.data.templates import Template
 
 
 def generate(
@@ -32,7 +33,7 @@ def generate(
         int | None, typer.Option("--top-k", metavar="N", help="Choose among the K best tokens.")
     ] = None,
     template: Annotated[
-        Literal["auto", "chat", "alpaca", "none"],
+        Template,
         typer.Option(
             "--template",
             metavar="auto|chat|alpaca|none",

@@ -27,7 +27,7 @@ def load_training_recipe(
     """The recipe in a file or of a shipped name, with some entries set anew.
 
     Without a reference it is the task's defaults: the paper's. Without a ``task`` the file says
-    which, or it is for images. ``recipes`` has the recipe of every task that is known here.
+    which, or it is for image classification. ``recipes`` has the recipe of every task.
 
     Raises:
         PlanError: every mistake of the file, with its line, or of the settings; or it is for

@@ -194,13 +194,14 @@ class Trainer:
         if not self._pending:
             return
         means = self._means([result.loss for _, result, _ in self._pending])
+        results = [result for _, result, _ in self._pending]
         parts = {
-            name: self._means([result.parts[name] for _, result, _ in self._pending])
-            for name in self._pending[0][1].parts
+            name: self._means([one.parts.get(name, torch.zeros_like(one.loss)) for one in results])
+            for name in dict.fromkeys(name for one in results for name in one.parts)
         }
         norms = torch.stack([result.norm for _, result, _ in self._pending]).tolist()
         rows = zip(self._pending, means, norms, strict=True)
-        for order, ((step, _, lr), loss, norm) in enumerate(rows):
+        for order, ((step, result, lr), loss, norm) in enumerate(rows):
             if self._scaler.is_enabled():
                 require_scale(step, self._scaler.get_scale())
             else:
@@ -208,7 +209,7 @@ class Trainer:
             progress.loss_sum += loss
             progress.loss_steps += 1
             if self._schedule.is_logged(step):
-                own = {f"loss/{name}": values[order] for name, values in parts.items()}
+                own = {f"loss/{name}": parts[name][order] for name in result.parts}
                 self._log_step(step, {"loss": loss, **own, "lr": lr, "grad_norm": norm})
         self._pending.clear()
 

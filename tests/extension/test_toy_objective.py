@@ -50,8 +50,12 @@ class StayClose:
 
 @pytest.fixture(autouse=True)
 def entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dict_of_objectives(), "cross-entropy", StayClose)
+
+
+def dict_of_objectives() -> dict[str, Any]:
     assert isinstance(OBJECTIVES, dict)
-    monkeypatch.setitem(OBJECTIVES, "cross-entropy", StayClose)
+    return OBJECTIVES
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -70,6 +74,26 @@ def test_parts_are_logged_and_a_resumed_run_is_the_same(accumulate: int, tmp_pat
     # At the start the scaled model is its base.
     assert lines[0]["loss/distance"] == pytest.approx(0, abs=1e-9)
     assert lines[-1]["loss/distance"] > 1e-6
+
+
+def test_a_part_may_begin_later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(dict_of_objectives(), "cross-entropy", StayCloseLater)
+    bundle = expand_case(tiny_case("vit"), tmp_path / "bundle", **PLAN)
+    train(bundle, write_data(tmp_path / "data"), tmp_path / "run", {**RECIPE, "save_steps": 4})
+    lines = [line for line in metrics(tmp_path / "run") if "grad_norm" in line]
+    assert ["loss/distance" in line for line in lines[:4]] == [False, False, True, True]
+    assert all(line["loss"] >= line["loss/class"] for line in lines)
+
+
+class StayCloseLater(StayClose):
+    """From the third step on."""
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor) -> Loss:
+        whole = super().loss(outputs, targets, teacher)
+        self.teachers.append(teacher)
+        if len(self.teachers) > 2:
+            return whole
+        return Loss(whole.parts["class"], {"class": whole.parts["class"]})
 
 
 def test_the_base_inside_of_a_trained_bundle_is_the_source(tmp_path: Path) -> None:

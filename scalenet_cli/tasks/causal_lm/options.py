@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
+from scalenet_cli.tasks.causal_lm.data.templates import Template
 from scalenet_cli.tasks.options import Option, TaskOptions
-
-Template = Literal["auto", "chat", "alpaca", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,10 +13,10 @@ class FinetuneFlags:
     """Of ``scalenet finetune``."""
 
     val_data: Annotated[
-        str | None, Option(metavar="FILE", help="Records to validate on, elsewhere.")
+        str | None, Option(metavar="FILE", help="Records of text to validate on, elsewhere.")
     ] = None
     tokenizer: Annotated[
-        str | None, Option(metavar="FOLDER", help="Instead of the bundle's own.")
+        str | None, Option(metavar="FOLDER", help="Of the tokenizer, instead of the bundle's own.")
     ] = None
 
 

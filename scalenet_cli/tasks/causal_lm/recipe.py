@@ -14,6 +14,7 @@ from scalenet_cli.plan.training import (
     Positive,
     TrainingRecipe,
 )
+from scalenet_cli.tasks.causal_lm.data.templates import Template
 
 
 class LanguageRecipe(TrainingRecipe):
@@ -36,7 +37,7 @@ class LanguageRecipe(TrainingRecipe):
         description="tokens of a sequence, what is longer is cut; if unset 512, or the model's "
         "context where that is shorter",
     )
-    template: Literal["auto", "chat", "alpaca", "none"] = Field(
+    template: Template = Field(
         "auto", description="how records become text; `auto` is the model's own chat template, or "
         "else Alpaca's",
     )  # fmt: skip

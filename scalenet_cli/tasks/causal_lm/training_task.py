@@ -22,6 +22,7 @@ from scalenet_cli.tasks.causal_lm.data.samples import (
     collate_rows,
     grouped_order,
 )
+from scalenet_cli.tasks.causal_lm.metrics import METRICS
 from scalenet_cli.tasks.causal_lm.objective import OBJECTIVES
 from scalenet_cli.tasks.causal_lm.recipe import LanguageRecipe
 from scalenet_cli.training.base_model import base_outputs
@@ -41,8 +42,8 @@ _MAX_LOSS: Final = 700.0
 class LanguageTask:
     """Token sequences of two splits; perplexity chooses the best. See TrainingTask."""
 
-    metric: ClassVar[str] = "perplexity"
-    larger_is_better: ClassVar[bool] = False
+    metric: ClassVar[str] = METRICS[0].name
+    larger_is_better: ClassVar[bool] = METRICS[0].larger_is_better
     even: ClassVar[bool] = False
     default_workers: ClassVar[int] = 0
     bundle_name: ClassVar[str] = "bundle or tokenizer"
@@ -92,7 +93,8 @@ class LanguageTask:
         """The objective's, of the predicted tokens."""
         seed_everything(self._recipe.seed, purpose)
         teacher = None
-        if self._objective.wants_teacher and self._base is not None:
+        if self._objective.wants_teacher:
+            assert self._base is not None
             teacher, _ = base_outputs(
                 *self._base, lambda: self._answer(run, batch, device), compiled=self._recipe.compile
             )

@@ -51,7 +51,8 @@ class PreparedImageData(ImageData):
         str | None,
         Option(
             metavar="N,N,N",
-            help="Mean per channel, such as 0,0,0. By default all of these are the model's own.",
+            help="Mean per channel, such as 0,0,0; by default this and the five below are the "
+            "model's own.",
         ),
     ] = None
     std: Annotated[str | None, Option(metavar="N,N,N", help="Deviation per channel.")] = None
@@ -108,7 +109,9 @@ class EvalFlags(PreparedImageData):
     predictions: Annotated[
         Path | None, Option(metavar="FILE", help="Write one row per image: .csv or .parquet.")
     ] = None
-    force: Annotated[bool, Option(help="Replace these files.")] = False
+    force: Annotated[bool, Option(help="Replace the files of --confusion and --predictions.")] = (
+        False
+    )
 
 
 OPTIONS: Final = TaskOptions(

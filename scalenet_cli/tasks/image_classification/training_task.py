@@ -27,6 +27,7 @@ from scalenet_cli.tasks.image_classification.data.samples import (
 from scalenet_cli.tasks.image_classification.data.splits import Split
 from scalenet_cli.tasks.image_classification.evaluation.accuracy import evaluate, require_readable
 from scalenet_cli.tasks.image_classification.evaluation.guessing import guessed_share, is_guessing
+from scalenet_cli.tasks.image_classification.metrics import METRICS
 from scalenet_cli.tasks.image_classification.objective import OBJECTIVES, Mixing, check_mixup
 from scalenet_cli.tasks.image_classification.recipe import ImageRecipe
 from scalenet_cli.training.base_model import base_outputs
@@ -43,8 +44,8 @@ class ImageTask:
     ``config`` is timm's data config: how images are prepared.
     """
 
-    metric: ClassVar[str] = "top1"
-    larger_is_better: ClassVar[bool] = True
+    metric: ClassVar[str] = METRICS[0].name
+    larger_is_better: ClassVar[bool] = METRICS[0].larger_is_better
     even: ClassVar[bool] = True
     default_workers: ClassVar[int] = 4
     bundle_name: ClassVar[str] = "bundle"
@@ -119,7 +120,8 @@ class ImageTask:
             purpose=purpose,
         )
         teacher = None
-        if self._objective.wants_teacher and self._base is not None:
+        if self._objective.wants_teacher:
+            assert self._base is not None
             teacher = base_outputs(*self._base, lambda: run(images), compiled=self._recipe.compile)
         return self._objective.loss(run(images), targets, teacher)
 
